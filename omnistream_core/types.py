@@ -148,3 +148,32 @@ class Prediction:
     camera: CameraModel
     features_hwD: np.ndarray
     cls_D: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class GeometryOutput:
+    """What the geometry heads say of B streams of T frames, at the size of the model's input.
+
+    Attributes:
+        depth_m_BTHW: z-depth, metres, > 0.
+        confidence_BTHW: >= 1; larger is surer.
+        rays_BTHW6: origin o (metres) and direction d (z = 1 in the camera's own axes) in the stream's world.
+        quaternion_BT4: unit wxyz, w >= 0 not guaranteed: rotation of world_from_camera.
+        translation_m_BT3: metres, of world_from_camera.
+        fov_xy_rad_BT2: horizontal and vertical field of view, radians, in (0, pi).
+    """
+
+    depth_m_BTHW: Tensor
+    confidence_BTHW: Tensor
+    rays_BTHW6: Tensor
+    quaternion_BT4: Tensor
+    translation_m_BT3: Tensor
+    fov_xy_rad_BT2: Tensor
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class ModelOutput:
+    """The backbone's features and, where the model has geometry heads, what they say."""
+
+    features: BackboneOutput
+    geometry: GeometryOutput | None

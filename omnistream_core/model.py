@@ -1,0 +1,89 @@
+"""Backbone and geometry heads as one stateless module. Shape letters: B streams, T frames, N patches, H W pixels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from omnistream_core.backbone import Backbone
+from omnistream_core.cache import KVCache
+from omnistream_core.config import ModelConfig
+from omnistream_core.heads.camera import CameraHead
+from omnistream_core.heads.dense import DualDPT
+from omnistream_core.types import BackboneOutput, GeometryOutput, ModelOutput
+
+
+class GeometryHeads(nn.Module):
+    """Depth, confidence, rays and camera from a ``BackboneOutput``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        if config.heads is None:
+            raise ValueError("a configuration without heads builds no geometry heads")
+        self.dense = DualDPT(config.backbone.width, config.backbone.patch_px, config.heads)
+        self.camera = CameraHead(config.backbone.width, config.heads)
+
+    def forward(self, features: BackboneOutput) -> GeometryOutput:
+        depth, confidence, rays = self.dense(features)
+        quaternion, translation, fov = self.camera(features)
+        return GeometryOutput(
+            depth_m_BTHW=depth,
+            confidence_BTHW=confidence,
+            rays_BTHW6=rays,
+            quaternion_BT4=quaternion,
+            translation_m_BT3=translation,
+            fov_xy_rad_BT2=fov,
+        )
+
+    def init_weights(self) -> None:
+        """First values: Kaiming for convolutions, 0.02 for linear layers, small outputs, no bias."""
+        for module in self.modules():
+            if isinstance(module, nn.Conv2d | nn.ConvTranspose2d):
+                nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
+            elif isinstance(module, nn.Linear):
+                nn.init.trunc_normal_(module.weight, std=0.02)
+            elif isinstance(module, nn.LayerNorm):
+                nn.init.ones_(module.weight)
+            if getattr(module, "bias", None) is not None:
+                nn.init.zeros_(module.bias)
+        for out in (self.dense.depth.head[-1], self.dense.rays.head[-1]):
+            nn.init.trunc_normal_(out.weight, std=0.02)
+
+
+class OmniStreamModel(nn.Module):
+    """``forward`` is the same for training, prefill and one live frame; see ``Backbone.forward``."""
+
+    def __init__(self, config: ModelConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.backbone = Backbone(config.backbone)
+        self.heads = None if config.heads is None else GeometryHeads(config)
+
+    def forward(
+        self,
+        images_BT3HW: Tensor,
+        cache: KVCache | None = None,
+        *,
+        rows: Sequence[int] | None = None,
+        visible_TT: Tensor | None = None,
+    ) -> ModelOutput:
+        features = self.backbone(images_BT3HW, cache, rows=rows, visible_TT=visible_TT)
+        return ModelOutput(features=features, geometry=None if self.heads is None else self.heads(features))
+
+    @torch.no_grad()
+    def init_weights(self) -> None:
+        """Give every parameter its first value."""
+        self.backbone.init_weights()
+        if self.heads is not None:
+            self.heads.init_weights()
+
+
+def build_model(config: ModelConfig, *, device: torch.device | str = "cpu") -> OmniStreamModel:
+    """A model with fresh random weights, made on the meta device and filled once."""
+    with torch.device("meta"):
+        model = OmniStreamModel(config)
+    model.to_empty(device=device)
+    model.init_weights()
+    return model
