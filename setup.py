@@ -19,7 +19,9 @@ EXTRAS = {
     "train": ["tensorboard", "transformers>=4.56"],
     "test": ["pytest>=8", "pytest-timeout", "hypothesis"],
 }
-EXTRAS["all"] = sorted({requirement for extra in ("sources", "sinks", "eval", "train") for requirement in EXTRAS[extra]})
+EXTRAS["all"] = sorted(
+    {requirement for extra in ("sources", "sinks", "eval", "train") for requirement in EXTRAS[extra]}
+)
 EXTRAS["dev"] = [*EXTRAS["all"], *EXTRAS["test"], "ruff", "mypy", "pre-commit"]
 
 setup(

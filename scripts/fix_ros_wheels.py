@@ -4,7 +4,7 @@ Each message wheel carries a ``*__rosidl_generator_pyExport.cmake`` with the inc
 it, so that no interface package can be built on top. This rewrites them to this Python's and NumPy's own. A second run
 changes nothing; run it again after each further message wheel.
 
-    .venv/bin/python scripts/fix_ros_wheels.py [PREFIX]     PREFIX: where the wheels are installed; default this Python's
+    .venv/bin/python scripts/fix_ros_wheels.py [PREFIX]     where the wheels are installed; default: this Python
 """
 
 from __future__ import annotations
