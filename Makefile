@@ -3,8 +3,8 @@
 .PHONY: help setup demo test test-slow lint format train-tiny lock clean
 
 BIN := .venv/bin
-# MuJoCo's renderer without a screen: the GPU through EGL where there is one; else OSMesa, on a CPU some 15 times as fast
-# as EGL; EGL again where the system has no OSMesa.
+# MuJoCo's renderer without a screen: the GPU through EGL where there is one; else OSMesa, on idle cores as fast as EGL
+# in software and on busy ones steadier; EGL again where the system has no OSMesa.
 MUJOCO_GL ?= $(shell [ ! -e /dev/nvidia0 ] && PATH=$$PATH:/sbin ldconfig -p | grep -q libOSMesa && echo osmesa || echo egl)
 export MUJOCO_GL
 # Tests take nothing from a model hub, and rclpy checks the type of every message field that they set.
