@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from omnistream_core.backbone import Backbone
 from omnistream_core.cache import KVCache
+from omnistream_core.checkpoint import load_strictly, read_checkpoint, resolve, write_checkpoint
 from omnistream_core.config import ModelConfig
 from omnistream_core.heads.camera import CameraHead
 from omnistream_core.heads.dense import DualDPT
@@ -71,6 +73,46 @@ class OmniStreamModel(nn.Module):
     ) -> ModelOutput:
         features = self.backbone(images_BT3HW, cache, rows=rows, visible_TT=visible_TT)
         return ModelOutput(features=features, geometry=None if self.heads is None else self.heads(features))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        name: str | Path,
+        *,
+        revision: str | None = None,
+        device: torch.device | str = "cpu",
+        dtype: torch.dtype = torch.float32,
+        camera_token: bool = True,
+    ) -> OmniStreamModel:
+        """A model in evaluation mode from a bundled name, a folder or a hub id; strict; see ``read_checkpoint``.
+
+        Raises:
+            CheckpointError: files missing, broken, pickled, or not of the model's shape.
+        """
+        folder = resolve(name, revision=revision)
+        config, tensors = read_checkpoint(folder, camera_token=camera_token)
+        with torch.device("meta"):
+            model = cls(config)
+        model.to_empty(device="cpu")
+        load_strictly(model, tensors, folder)
+        return model.to(device=device, dtype=dtype).eval()
+
+    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
+        """Write ``config.json`` and ``model.safetensors``, the weights as they are or in ``dtype``."""
+        tensors = {k: v if dtype is None else v.to(dtype) for k, v in self.state_dict().items()}
+        write_checkpoint(Path(folder), self.config, tensors)
+
+    def push_to_hub(self, repo_id: str, *, private: bool | None = None, dtype: torch.dtype | None = None) -> str:
+        """Save and upload to the Hugging Face hub as ``repo_id``, made where it is missing; returns its address."""
+        import tempfile
+
+        from huggingface_hub import HfApi
+
+        api = HfApi()
+        api.create_repo(repo_id, private=private, exist_ok=True)
+        with tempfile.TemporaryDirectory() as folder:
+            self.save_pretrained(folder, dtype=dtype)
+            return str(api.upload_folder(repo_id=repo_id, folder_path=folder))
 
     @torch.no_grad()
     def init_weights(self) -> None:

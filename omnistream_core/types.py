@@ -11,9 +11,12 @@ Pixel (row i, column j) covers [j, j+1) x [i, i+1): its centre is at u = j + 0.5
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
+import torch
 from torch import Tensor
+from torch.nn.functional import interpolate
 
 from omnistream_core.errors import ConfigError
 
@@ -116,21 +119,12 @@ class BackboneOutput:
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
-class Prediction:
-    """What a session says of one frame of one stream, at the size of the input image. CPU numpy arrays.
+class FrameFeatures:
+    """What a session's backbone says of one frame of one stream. CPU numpy arrays.
 
     Attributes:
         index, stamp_ns, frame_id: copied from the frame.
         stream_index: frames this stream has seen since its last reset, this one not counted.
-        depth_m_HW: (H, W) float32 z-depth along the optical axis, metres, > 0.
-        confidence_HW: (H, W) float32, >= 1; larger is surer.
-        rays_HW6: (H, W, 6) float32 origin o (metres) and direction d in the stream's world; d has z = 1 in the
-            camera's own axes, so that a point is o + depth * d.
-        points_m_HW3: (H, W, 3) float32 points in the stream's world, metres: o + depth * d of the camera's pose and
-            intrinsics (those of the frame where it brings them, else the predicted field of view).
-        world_from_camera_44: (4, 4) float64 rigid pose in the stream's world.
-        fov_xy_rad: predicted horizontal and vertical field of view, radians.
-        camera: the intrinsics that ``points_m_HW3`` used.
         features_hwD: (h, w, D) float32 patch features of the last block.
         cls_D: (D,) float32 frame summary.
     """
@@ -139,15 +133,51 @@ class Prediction:
     stream_index: int
     stamp_ns: int | None
     frame_id: str
+    features_hwD: np.ndarray
+    cls_D: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Prediction(FrameFeatures):
+    """What a session says of one frame of one stream, at the size of the input image. CPU numpy arrays.
+
+    Attributes:
+        depth_m_HW: (H, W) float32 z-depth along the optical axis, metres, > 0.
+        confidence_HW: (H, W) float32, >= 1; larger is surer.
+        model_rays_hw6: the ray branch at the model's own size; ``rays_HW6`` has it at the image's.
+        world_from_camera_44: (4, 4) float64 rigid pose in the stream's world.
+        fov_xy_rad: predicted horizontal and vertical field of view, radians.
+        camera: intrinsics that ``points_m_HW3`` uses: those of the frame where it brings them, else from ``fov_xy_rad``.
+    """
+
     depth_m_HW: np.ndarray
     confidence_HW: np.ndarray
-    rays_HW6: np.ndarray
-    points_m_HW3: np.ndarray
+    model_rays_hw6: np.ndarray
     world_from_camera_44: np.ndarray
     fov_xy_rad: tuple[float, float]
     camera: CameraModel
-    features_hwD: np.ndarray
-    cls_D: np.ndarray
+
+    @cached_property
+    def rays_HW6(self) -> np.ndarray:
+        """(H, W, 6) float32 predicted origin o (metres) and direction d in the stream's world; d has z = 1 in the camera's
+        own axes, so that a point is o + depth * d. Computed when first asked for."""
+        rays_6hw = torch.from_numpy(self.model_rays_hw6).permute(2, 0, 1)
+        rays_6HW = interpolate(rays_6hw[None], size=self.depth_m_HW.shape, mode="bilinear", align_corners=False)[0]
+        return np.ascontiguousarray(rays_6HW.permute(1, 2, 0).numpy())
+
+    @cached_property
+    def points_m_HW3(self) -> np.ndarray:
+        """(H, W, 3) float32 points in the stream's world, metres: P = o + depth * d of ``world_from_camera_44`` and
+        ``camera``. Computed when first asked for."""
+        height, width = self.depth_m_HW.shape
+        x_W = (np.arange(width) + 0.5 - self.camera.cx_px) / self.camera.fx_px
+        y_H = (np.arange(height) + 0.5 - self.camera.cy_px) / self.camera.fy_px
+        rotation, origin = self.world_from_camera_44[:3, :3], self.world_from_camera_44[:3, 3]
+        columns_W3 = (x_W[:, None] * rotation[:, 0]).astype(np.float32)
+        rows_H3 = (y_H[:, None] * rotation[:, 1] + rotation[:, 2]).astype(np.float32)
+        points = (rows_H3[:, None] + columns_W3[None]) * self.depth_m_HW[..., None]
+        points += origin.astype(np.float32)
+        return points
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
