@@ -9,8 +9,9 @@ import json
 import logging
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import asdict, dataclass, field
+from collections import deque
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 
 import torch
@@ -26,6 +27,7 @@ from omnistream_core.pretraining.world import ClipBatch, WorldConfig, render_cli
 
 logger = logging.getLogger(__name__)
 
+POOL_BATCHES = 32  # rendered batches that clips are drawn from
 HELD_OUT_SEED = 1_000_000_000  # training never draws a world with this seed or a later one
 
 
@@ -55,8 +57,9 @@ class TrainConfig:
             that a run ends annealed on a machine of any speed.
         lr: peak learning rate of both optimisers.
         warmup_steps: linear rise.
+        reuse: how often a rendered clip is seen on average, mirrored half of the time; 1 renders every batch afresh.
         clip_norm: largest norm of the gradient.
-        compile: whether the world and the loss are compiled.
+        compile: whether the world is compiled.
         bf16: whether the forward pass runs under bfloat16 autocast.
     """
 
@@ -67,6 +70,7 @@ class TrainConfig:
     minutes: float = 30.0
     lr: float = 1.5e-3
     warmup_steps: int = 200
+    reuse: int = 3
     clip_norm: float = 1.0
     compile: bool = True
     bf16: bool = True
@@ -79,6 +83,8 @@ class TrainConfig:
             raise ConfigError("the last training stage must end at 1.0")
         if self.minutes <= 0:
             raise ConfigError(f"training minutes = {self.minutes}: a positive number is needed")
+        if self.reuse < 1:
+            raise ConfigError(f"training reuse = {self.reuse}: 1 or more is needed")
 
 
 def train(config: TrainConfig, folder: Path) -> OmniStreamModel:
@@ -88,13 +94,13 @@ def train(config: TrainConfig, folder: Path) -> OmniStreamModel:
     and one JSON line every ``log_every`` steps in ``log.jsonl``.
 
     Raises:
-        FloatingPointError: a loss that is not finite; the seeds of the batch are named.
+        FloatingPointError: a loss that is not finite; the step and the newest world seed are named.
     """
     run = _Run(config, folder)
-    for step, seeds, clips in run.batches():
+    for step, clips in run.batches():
         terms = run.step(clips)
         if not all(math.isfinite(v) for v in terms.values()):
-            raise FloatingPointError(f"loss {terms} at step {step}, world seeds {seeds[0]}..{seeds[-1]}")
+            raise FloatingPointError(f"loss {terms} at step {step}, world seeds below {run.next_seed}")
         run.after_step(terms)
     run.save()
     return run.model
@@ -127,7 +133,7 @@ class _Run:
         torch.manual_seed(0)
         self.model = build_model(config.model, device=config.device).train()
         self.optimizers = make_optimizers(self.model, config.lr)
-        self._losses = torch.compile(geometry_losses) if config.compile else geometry_losses
+        self._pool: deque[ClipBatch] = deque(maxlen=POOL_BATCHES)
         self.step_number, self.frames_seen, self.elapsed_s, self.next_seed = 0, 0, 0.0, 0
         if (folder / "state.safetensors").exists():
             facts = load_state(folder / "state.safetensors", self.model, self.optimizers)
@@ -141,19 +147,22 @@ class _Run:
     def progress(self) -> float:
         return min(1.0, self.elapsed_s / (60 * self.config.minutes))
 
-    def batches(self) -> Iterator[tuple[int, list[int], ClipBatch]]:
+    def batches(self) -> Iterator[tuple[int, ClipBatch]]:
         while self.progress < 1.0:
             stage = next(s for s in self.config.stages if self.progress < s.until)
-            seeds = list(range(self.next_seed, self.next_seed + stage.clips))
-            self.next_seed += stage.clips
-            if self.next_seed >= HELD_OUT_SEED:
-                raise ConfigError(f"world seed {self.next_seed} is held out; training uses those below {HELD_OUT_SEED}")
-            world = _with_frames(self.config.world, stage.frames)
-            yield (
-                self.step_number,
-                seeds,
-                render_clips(seeds, world, device=self.config.device, compile=self.config.compile),
-            )
+            if self._pool and self._pool[-1].images_BT3HW.shape[:2] != (stage.clips, stage.frames):
+                self._pool.clear()
+            if self.step_number % self.config.reuse == 0 or len(self._pool) < self.config.reuse:
+                self._pool.append(self._render(stage))
+            yield self.step_number, self._pool[-1] if self.config.reuse == 1 else _shuffled(self._pool)
+
+    def _render(self, stage: Stage) -> ClipBatch:
+        seeds = range(self.next_seed, self.next_seed + stage.clips)
+        self.next_seed += stage.clips
+        if self.next_seed >= HELD_OUT_SEED:
+            raise ConfigError(f"world seed {self.next_seed} is held out; training uses those below {HELD_OUT_SEED}")
+        world = replace(self.config.world, frames=stage.frames)
+        return render_clips(seeds, world, device=self.config.device, compile=self.config.compile)
 
     def step(self, clips: ClipBatch) -> dict[str, float]:
         config = self.config
@@ -161,7 +170,7 @@ class _Run:
         images = normalise(config.model.preprocess, clips.images_BT3HW)
         with torch.autocast(config.device, torch.bfloat16, enabled=config.bf16):
             output = self.model(images)
-        terms = self._losses(output.geometry, truth_of(clips), config.weights)
+        terms = geometry_losses(output.geometry, truth_of(clips), config.weights)
         loss: Tensor = sum(terms.values())  # type: ignore[assignment]
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
@@ -205,10 +214,28 @@ class _Run:
                 group["lr"] = self.config.lr * warm * max(cosine, 0.01)
 
 
-def _with_frames(world: WorldConfig, frames: int) -> WorldConfig:
-    from dataclasses import replace
+def _shuffled(pool: Sequence[ClipBatch]) -> ClipBatch:
+    """A batch of clips drawn from all over the pool, half of the times mirrored."""
+    clips = len(pool[0].images_BT3HW)
+    drawn = torch.randperm(clips * len(pool))[:clips].tolist()
+    batch = {
+        f.name: torch.stack([getattr(pool[i // clips], f.name)[i % clips] for i in drawn]) for f in fields(ClipBatch)
+    }
+    return mirrored(ClipBatch(**batch)) if torch.rand(()) < 0.5 else ClipBatch(**batch)
 
-    return replace(world, frames=frames)
+
+def mirrored(clips: ClipBatch) -> ClipBatch:
+    """The same clips seen in a mirror: x turns its sign in the camera and in the world alike."""
+    flip_44 = torch.diag(clips.world_from_camera_BT44.new_tensor([-1.0, 1.0, 1.0, 1.0]))
+    intrinsics_B33 = clips.intrinsics_B33.clone()
+    intrinsics_B33[:, 0, 2] = clips.images_BT3HW.shape[-1] - intrinsics_B33[:, 0, 2]
+    return ClipBatch(
+        images_BT3HW=clips.images_BT3HW.flip(-1),
+        depth_m_BTHW=clips.depth_m_BTHW.flip(-1),
+        world_from_camera_BT44=flip_44 @ clips.world_from_camera_BT44 @ flip_44,
+        intrinsics_B33=intrinsics_B33,
+        instance_BTHW=clips.instance_BTHW.flip(-1),
+    )
 
 
 def _abs_rel(predicted: Tensor, depth: Tensor) -> Tensor:
