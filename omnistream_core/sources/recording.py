@@ -273,6 +273,7 @@ def _scan_mcap(file: Path) -> Iterator[RawMessage]:
 
 def _scan_sqlite3(file: Path) -> Iterator[RawMessage]:
     with closing(sqlite3.connect(f"{file.absolute().as_uri()}?mode=ro&immutable=1", uri=True)) as connection:
+        connection.execute("PRAGMA writable_schema=ON")  # lets SQLite read on where the file is shorter than it says
         topics = {row[0]: row[1:] for row in connection.execute("SELECT id, name, type FROM topics")}
         for topic_id, log_ns, data in connection.execute("SELECT topic_id, timestamp, data FROM messages ORDER BY id"):
             name, msgtype = topics[topic_id]

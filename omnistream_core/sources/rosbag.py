@@ -156,7 +156,7 @@ class RosbagSource(FrameSource):
         try:
             image_HW3 = self._decode(message, parsed)
         except ImageError as error:
-            self._count(self.skipped, error.reason, str(error))
+            self._count(self.skipped, error.reason, error.detail)
             return None
         except UnknownEncodingError as error:
             raise SourceError(f"{self.name}: {error}") from None
@@ -179,9 +179,10 @@ class RosbagSource(FrameSource):
     def _decode(self, message: RawMessage, parsed: Any) -> np.ndarray:
         if message.msgtype.endswith("CompressedImage"):
             return decode_compressed(parsed.data, parsed.format)
-        if parsed.height * parsed.width and len(parsed.data) > parsed.step * parsed.height:
+        image_HW3 = decode_image(*_layout(parsed))
+        if len(parsed.data) > parsed.step * parsed.height:
             self._count(self.repaired, "trailing bytes trimmed", "data longer than step * height")
-        return decode_image(*_layout(parsed))
+        return image_HW3
 
     def _depth(self, parsed: Any, size_hw: tuple[int, int]) -> np.ndarray | None:
         if parsed is None:
