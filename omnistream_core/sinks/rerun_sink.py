@@ -17,7 +17,7 @@ MAX_PATH = 2000  # corners of the path drawn
 
 
 class RerunRecording(Sink):
-    """One ``.rrd`` with two timelines, ``frame`` and (where there are stamps) ``stamp``.
+    """One ``.rrd`` with the timelines ``frame`` and, where there are stamps, ``stamp``, beside Rerun's own.
 
     ==========================  =====================================================================
     ``world``                   the stream's world, OpenCV axes (right, down, forward)
