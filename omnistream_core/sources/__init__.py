@@ -5,12 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from omnistream_core.errors import SourceError
-from omnistream_core.sources.base import FrameSource
+from omnistream_core.sources.base import IMAGE_SUFFIXES, FrameSource
 
 __all__ = ["FrameSource", "open_source"]
 
 BAG_SUFFIXES = (".bag", ".mcap", ".db3", ".active")
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 
 
 def open_source(

@@ -17,6 +17,8 @@ from omnistream_core.types import CameraModel, Frame
 
 logger = logging.getLogger(__name__)
 
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
+
 
 class FrameSource(ABC):
     """Frames of one camera, in order of time: iterate it, and close it or use it in a ``with`` block.

@@ -24,10 +24,15 @@ import cv2
 import numpy as np
 
 from omnistream_core.errors import ConfigError, SourceError
-from omnistream_core.sources.base import FrameSource, counts_text, describe_camera, pose_from_numbers
+from omnistream_core.sources.base import (
+    IMAGE_SUFFIXES,
+    FrameSource,
+    counts_text,
+    describe_camera,
+    pose_from_numbers,
+)
 from omnistream_core.types import CameraModel, Frame
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp", ".ppm", ".pgm")
 IMAGE_FOLDERS = ("rgb", "color", "images")
 
 

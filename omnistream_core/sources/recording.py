@@ -17,6 +17,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+from mcap.exceptions import EndOfFile
 from mcap.records import Channel, Message, Schema
 from mcap.stream_reader import StreamReader
 from rosbags import rosbag1, rosbag2
@@ -221,7 +222,8 @@ class _ScannedRecording(Recording):
                 except StopIteration:
                     break
                 except Exception as error:  # see _IndexedRecording.messages
-                    raise DamagedRecording(f"{file.name}: {str(error) or type(error).__name__}") from None
+                    why = "the file ends within a record" if isinstance(error, EndOfFile) else str(error)
+                    raise DamagedRecording(f"{file.name}: {why or type(error).__name__}") from None
                 yield message
 
 
