@@ -23,12 +23,11 @@ from omnistream_core.model import OmniStreamModel, build_model
 from omnistream_core.preprocess import normalise
 from omnistream_core.pretraining.objectives import GeometryTruth, GeometryWeights, geometry_losses
 from omnistream_core.pretraining.state import load_state, save_state
-from omnistream_core.pretraining.world import ClipBatch, WorldConfig, render_clips
+from omnistream_core.pretraining.world import HELD_OUT_SEED, ClipBatch, WorldConfig, render_clips
 
 logger = logging.getLogger(__name__)
 
 POOL_BATCHES = 32  # rendered batches that clips are drawn from
-HELD_OUT_SEED = 1_000_000_000  # training never draws a world with this seed or a later one
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +69,7 @@ class TrainConfig:
     minutes: float = 30.0
     lr: float = 1.5e-3
     warmup_steps: int = 200
-    reuse: int = 3
+    reuse: int = 4
     clip_norm: float = 1.0
     compile: bool = True
     bf16: bool = True
