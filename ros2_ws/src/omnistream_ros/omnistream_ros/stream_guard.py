@@ -74,7 +74,8 @@ class StreamGuard:
 
     def forget(self) -> None:
         """The next image is the first of its stream, whatever came before."""
-        self.__init__(self.limits)  # type: ignore[misc]
+        self._stamp_ns = self._size_hw = self._camera = None
+        self._stale_ns.clear()
 
     def _jump(self, stamp_ns: int) -> str | None:
         """Why time broke off; "" if it did not; None for a straggler or a repeated stamp."""

@@ -1,0 +1,37 @@
+"""Runs one node as a process: until a signal, with an exit code that says how it went."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+
+import rclpy
+import rclpy.logging
+from omnistream_core.errors import OmniStreamError
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.node import Node
+
+SWITCH_INTERVAL_S = 0.001  # so that a busy worker thread lets the executor in
+
+
+def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
+    """Spin the node; its ``exit_code``, 0 without one, after SIGINT, SIGTERM or its own end; 2 where parameters are illegal."""
+    sys.setswitchinterval(SWITCH_INTERVAL_S)
+    rclpy.init(args=args)
+    executor = SingleThreadedExecutor()
+    node: Node | None = None
+    try:
+        node = make_node()
+        executor.add_node(node)
+        executor.spin()
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    except OmniStreamError as error:
+        rclpy.logging.get_logger("omnistream").fatal(str(error))
+        return 2
+    finally:
+        if node is not None:
+            node.destroy_node()
+        executor.shutdown()
+        rclpy.try_shutdown()
+    return int(getattr(node, "exit_code", 0))
