@@ -46,7 +46,8 @@ class Backbone(nn.Module):
         for module in self.modules():
             if isinstance(module, nn.Linear | nn.Conv2d):
                 nn.init.trunc_normal_(module.weight, std=0.02)
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)
             elif isinstance(module, nn.LayerNorm):
                 nn.init.ones_(module.weight)
                 nn.init.zeros_(module.bias)
@@ -82,18 +83,24 @@ class Backbone(nn.Module):
             images_BT3HW: normalised RGB; sides are multiples of the patch.
             cache: memory to continue from and add to; None starts every stream afresh and remembers nothing.
             rows: the cache's streams that the batch belongs to, in order; None is all of them.
-            visible_TT: bool, which frame may see which, for a clip without a cache; None is causal.
+            visible_TT: bool, which frame (row) may see which (column), for a clip without a cache; None is causal.
+                Every frame must see itself.
             mask_BTN: bool, patches to hide behind the mask token.
 
         Raises:
-            ValueError: sizes that fit neither the patch nor the cache.
+            ValueError: sizes that fit neither the patch nor the cache; a cache while gradients are recorded, which it
+                cannot keep.
         """
-        b, t = images_BT3HW.shape[:2]
-        grid_hw = self.grid_hw(images_BT3HW.shape[-2:])
-        rows = list(range(b)) if rows is None else list(rows)
+        b, t, _, height, width = images_BT3HW.shape
+        grid_hw = self.grid_hw((height, width))
+        rows = list(range(b if cache is None else cache.streams)) if rows is None else list(rows)
         if cache is not None:
             _check_cache(cache, grid_hw, rows, b, visible_TT)
+            if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
+                raise ValueError("a cache keeps no gradients: call under torch.inference_mode() or torch.no_grad()")
             cache.reserve(rows, t)
+        elif visible_TT is not None and (visible_TT.shape != (t, t) or not visible_TT.diagonal().all()):
+            raise ValueError(f"visible_TT {tuple(visible_TT.shape)}: ({t}, {t}) with a true diagonal is needed")
         frame_index_BT = torch.arange(t) + torch.tensor([[cache.frame_count(r)] if cache else [0] for r in rows])
         x_BSD = self.embed(images_BT3HW, frame_index_BT, mask_BTN).flatten(1, 2)
         rope_BSD = self._rope(frame_index_BT, grid_hw, x_BSD)
@@ -129,7 +136,13 @@ class Backbone(nn.Module):
         if bool((frame_index_BT == frame_index_BT[:1]).all()):
             frame_index_BT = frame_index_BT[:1]  # one table serves all streams
         cos, sin = rope_tables(
-            self.config, frame_index_BT, grid_hw, device=like.device, dtype=like.dtype, scale_yx=scale_yx, scale_t=scale_t
+            self.config,
+            frame_index_BT,
+            grid_hw,
+            device=like.device,
+            dtype=like.dtype,
+            scale_yx=scale_yx,
+            scale_t=scale_t,
         )
         return cos.flatten(1, 2), sin.flatten(1, 2)
 

@@ -2,9 +2,10 @@
 
 Shape letters: B streams, H heads, S tokens held, P tokens of a frame, D channels of a head.
 
-A frame with absolute number f lies in slot f while f < sink, else in slot sink + (f - sink) % window. Attention does not
-depend on the order of keys, so the ring is never unrolled; slots fill from the left, so the valid part is a prefix, and a
-live frame attends to plain views of it without any mask. Without a window the slots grow in blocks, doubling at least.
+A frame with absolute number f lies in slot f while f < sink, else in slot sink + (f - sink) % window. Attention does
+not depend on the order of keys, so the ring is never unrolled; slots fill from the left, so the valid part is a prefix,
+and a live frame attends to plain views of it without any mask. Without a window the slots grow in blocks, doubling at
+least.
 """
 
 from __future__ import annotations

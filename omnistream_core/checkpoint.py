@@ -1,7 +1,8 @@
 """Checkpoints on disk and on the hub: safetensors and JSON, strict, nothing pickled.
 
-A checkpoint is a folder with ``config.json`` and ``model.safetensors`` (or shards with an index). Three layouts are read: our own,
-the official OmniStream release and DINOv3 as `transformers` saves it; the last two are backbones without heads.
+A checkpoint is a folder with ``config.json`` and ``model.safetensors`` (or shards with an index). Three layouts are
+read: our own, the official OmniStream release and DINOv3 as `transformers` saves it; the last two are backbones without
+heads.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
 
 def resolve(name: str | Path, *, revision: str | None = None) -> Path:
-    """Folder of a checkpoint: a bundled name (``omnistream-tiny``), a folder, or a hub id (downloaded or from its cache).
+    """Folder of a checkpoint: a bundled name (``omnistream-tiny``), a folder, or a hub id (downloaded, or cached).
 
     Raises:
         CheckpointError: nothing of that name; a pickle.
@@ -35,14 +36,18 @@ def resolve(name: str | Path, *, revision: str | None = None) -> Path:
     path = Path(name)
     if path.suffix in PICKLES:
         raise CheckpointError(f"{path}: pickled checkpoints are refused, they can run code; convert it to safetensors")
-    if path.is_file() and path.suffix == ".safetensors":
+    if path.is_file():
+        if path.name != WEIGHTS_NAME:
+            raise CheckpointError(f"{path}: a checkpoint is a folder with {CONFIG_NAME} and {WEIGHTS_NAME}")
         return path.parent
     if path.is_dir():
         return path
     if (BUNDLED / str(name)).is_dir():
         return BUNDLED / str(name)
     if str(name).count("/") != 1 or str(name).startswith((".", "/")):
-        raise CheckpointError(f"no checkpoint {str(name)!r}: bundled are {bundled_names()}, or give a folder or a hub id")
+        raise CheckpointError(
+            f"no checkpoint {str(name)!r}: bundled are {bundled_names()}, or give a folder or a hub id"
+        )
     return _download(str(name), revision)
 
 
@@ -59,17 +64,30 @@ def read_checkpoint(folder: Path, *, camera_token: bool = True) -> tuple[ModelCo
 
     Raises:
         CheckpointError: files missing, broken or pickled; a layout that is not known.
+        ConfigError: a configuration with a value out of range.
     """
-    values = _read_config(folder)
-    tensors = _read_tensors(folder)
+    values, tensors = _read_config(folder), _read_tensors(folder)
+    try:
+        return _in_our_layout(values, tensors, folder, camera_token)
+    except KeyError as error:
+        raise CheckpointError(f"{folder}: {error} is missing from its configuration or tensors") from error
+
+
+def _in_our_layout(
+    values: Mapping[str, Any], tensors: dict[str, Tensor], folder: Path, camera_token: bool
+) -> tuple[ModelConfig, dict[str, Tensor]]:
     kind = values.get("model_type")
     if kind == MODEL_TYPE:
-        return ModelConfig.from_dict(values), tensors
+        return ModelConfig.from_dict(dict(values)), tensors
     if kind == "vfm":
-        return official_config(values, tensors, camera_token), map_keys(tensors, official_key(camera_token), official_value)
+        return official_config(values, tensors, camera_token), map_keys(
+            tensors, official_key(camera_token), official_value
+        )
     if kind == "dinov3_vit":
         return dinov3_config(values), dinov3_tensors(values, tensors)
-    raise CheckpointError(f"{folder}: model_type {kind!r} is not known; 'omnistream', 'vfm' (official) and 'dinov3_vit' are")
+    raise CheckpointError(
+        f"{folder}: model_type {kind!r} is not known; 'omnistream', 'vfm' (official) and 'dinov3_vit' are"
+    )
 
 
 def write_checkpoint(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
@@ -185,9 +203,11 @@ _DINOV3_BLOCK = {
 
 
 def dinov3_config(values: Mapping[str, Any]) -> ModelConfig:
-    """Our configuration of a `transformers` DINOv3 ViT, without time and camera token: it gives DINOv3's own numbers."""
+    """Our configuration of a `transformers` DINOv3 ViT, without time and camera token: gives DINOv3's own numbers."""
     if values.get("use_gated_mlp", False):
         raise CheckpointError("DINOv3 models with a gated MLP (ViT-S+, ViT-H+, ViT-7B) are not supported")
+    if values.get("hidden_act", "gelu") != "gelu":
+        raise CheckpointError(f"DINOv3 models with hidden_act {values['hidden_act']!r} are not supported, 'gelu' is")
     backbone = BackboneConfig(
         width=values["hidden_size"],
         depth=values["num_hidden_layers"],
@@ -197,7 +217,7 @@ def dinov3_config(values: Mapping[str, Any]) -> ModelConfig:
         mlp_ratio=values["intermediate_size"] / values["hidden_size"],
         registers=values["num_register_tokens"],
         camera_token=False,
-        rope_base=values.get("rope_theta") or values.get("rope_parameters", {}).get("rope_theta", 100.0),
+        rope_base=values.get("rope_theta") or (values.get("rope_parameters") or {}).get("rope_theta", 100.0),
         rope_time=False,
         layer_norm_eps=values["layer_norm_eps"],
         layer_scale_init=values["layerscale_value"],
@@ -206,7 +226,7 @@ def dinov3_config(values: Mapping[str, Any]) -> ModelConfig:
 
 
 def dinov3_tensors(values: Mapping[str, Any], tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Our tensors of a `transformers` DINOv3 ViT: query, key and value joined; a missing bias is zero; both rows alike."""
+    """Our tensors of a `transformers` DINOv3 ViT: query, key and value joined; a missing bias is zero; equal rows."""
     out = map_keys(tensors, _dinov3_key, lambda _, v: v)
     for name in ("cls_token", "mask_token"):
         out["backbone." + name] = out["backbone." + name].flatten()
@@ -262,16 +282,25 @@ def _read_config(folder: Path) -> dict[str, Any]:
     if not path.exists():
         raise CheckpointError(f"{folder}: there is no {CONFIG_NAME}")
     try:
-        return json.loads(path.read_text())
+        values = json.loads(path.read_text())
     except ValueError as error:
         raise CheckpointError(f"{path}: not JSON: {error}") from error
+    if not isinstance(values, dict):
+        raise CheckpointError(f"{path}: a JSON object is needed, not {type(values).__name__}")
+    return values
 
 
 def _read_tensors(folder: Path) -> dict[str, Tensor]:
     index = folder / (WEIGHTS_NAME + ".index.json")
     names = [WEIGHTS_NAME]
     if index.exists():
-        names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        try:
+            names = sorted(set(json.loads(index.read_text())["weight_map"].values()))
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
+            raise CheckpointError(f"{index}: not an index of shards: {error!r}") from error
+        for name in names:
+            if Path(name).name != name or Path(name).suffix != ".safetensors":
+                raise CheckpointError(f"{index}: shard {name!r}: names of .safetensors files beside it are needed")
     tensors: dict[str, Tensor] = {}
     for name in names:
         tensors |= _load_safetensors(folder / name)

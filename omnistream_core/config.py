@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from dataclasses import dataclass, field
 from typing import Any, Literal, get_args
 
@@ -15,6 +16,25 @@ DType = Literal["float32", "bfloat16", "float16"]
 def _require(condition: bool, message: str) -> None:
     if not condition:
         raise ConfigError(message)
+
+
+def _require_whole(config: Any, kind: str, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(
+            isinstance(value, int) and not isinstance(value, bool) and value >= least,
+            f"{kind} {name} = {value!r}: a whole number from {least} is needed",
+        )
+
+
+def _require_flag(config: Any, kind: str, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        _require(isinstance(value, bool), f"{kind} {name} = {value!r}: True or False is needed")
+
+
+def _is_finite(*values: Any) -> bool:
+    return all(isinstance(v, int | float) and not isinstance(v, bool) and math.isfinite(v) for v in values)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,21 +80,30 @@ class BackboneConfig:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "levels", tuple(self.levels))
-        for name in ("width", "depth", "heads", "patch_px", "frames_per_turn"):
-            _require(getattr(self, name) >= 1, f"backbone {name} = {getattr(self, name)}: at least 1 is needed")
-        _require(self.registers >= 0, f"backbone registers = {self.registers}: 0 or more are needed")
+        _require_whole(self, "backbone", 1, "width", "depth", "heads", "patch_px", "frames_per_turn")
+        _require_whole(self, "backbone", 0, "registers")
+        _require_flag(self, "backbone", "camera_token", "aspect_embedding", "rope_time")
+        for name in ("mlp_ratio", "rope_base", "rope_rescale", "layer_norm_eps", "layer_scale_init"):
+            value = getattr(self, name)
+            _require(_is_finite(value), f"backbone {name} = {value!r}: a finite number is needed")
         _require(
             self.width % (8 * self.heads) == 0,
             f"backbone width {self.width} with {self.heads} heads: the width must be a multiple of 8 * heads",
         )
         _require(
-            all(0 <= level < self.depth for level in self.levels) and list(self.levels) == sorted(set(self.levels)),
+            all(isinstance(level, int) and 0 <= level < self.depth for level in self.levels)
+            and list(self.levels) == sorted(set(self.levels)),
             f"backbone levels {self.levels}: ascending block numbers from 0 to {self.depth - 1} are needed",
         )
         _require(
             self.rope_layout in get_args(RopeLayout),
             f"backbone rope_layout {self.rope_layout!r}: one of {get_args(RopeLayout)} is needed",
         )
+        _require(
+            round(self.width * self.mlp_ratio) >= 1,
+            f"backbone mlp_ratio = {self.mlp_ratio}: at least one hidden channel is needed",
+        )
+        _require(self.layer_norm_eps > 0, f"backbone layer_norm_eps = {self.layer_norm_eps}: more than 0 is needed")
         _require(self.rope_base > 1, f"backbone rope_base = {self.rope_base}: more than 1 is needed")
         _require(self.rope_rescale >= 1, f"backbone rope_rescale = {self.rope_rescale}: 1 or more is needed")
 
@@ -108,8 +137,8 @@ class HeadConfig:
     camera_hidden: int
 
     def __post_init__(self) -> None:
-        for name in ("features", "ray_features", "camera_hidden"):
-            _require(getattr(self, name) >= 1, f"head {name} = {getattr(self, name)}: at least 1 is needed")
+        _require_whole(self, "head", 2, "features", "ray_features")  # the branches halve them
+        _require_whole(self, "head", 1, "camera_hidden")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +158,14 @@ class PreprocessConfig:
     def __post_init__(self) -> None:
         object.__setattr__(self, "mean", tuple(self.mean))
         object.__setattr__(self, "std", tuple(self.std))
-        _require(len(self.mean) == 3 and len(self.std) == 3, "preprocess mean and std: three values each are needed")
+        for name in ("mean", "std"):
+            values = getattr(self, name)
+            _require(
+                len(values) == 3 and _is_finite(*values), f"preprocess {name} {values}: three finite values are needed"
+            )
         _require(min(self.std) > 0, f"preprocess std {self.std}: positive values are needed")
-        _require(self.area_px is None or self.area_px > 0, f"preprocess area_px = {self.area_px}: positive is needed")
+        if self.area_px is not None:
+            _require_whole(self, "preprocess", 1, "area_px")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,9 +178,7 @@ class ModelConfig:
 
     def __post_init__(self) -> None:
         if self.heads is not None:
-            _require(
-                len(self.backbone.levels) == 4, f"the dense head reads 4 levels, not {len(self.backbone.levels)}"
-            )
+            _require(len(self.backbone.levels) == 4, f"the dense head reads 4 levels, not {len(self.backbone.levels)}")
             _require(self.backbone.camera_token, "the camera head needs backbone.camera_token = True")
 
     def to_dict(self) -> dict[str, Any]:
@@ -160,6 +192,8 @@ class ModelConfig:
         Raises:
             ConfigError: a missing or unknown field, or a value out of range.
         """
+        unknown = sorted(set(values) - {f.name for f in dataclasses.fields(cls)} - {"model_type"})
+        _require(not unknown, f"a model configuration does not know {unknown}")
         heads = values.get("heads")
         return cls(
             backbone=_build(BackboneConfig, values.get("backbone") or {}),
@@ -189,9 +223,10 @@ class StreamConfig:
     block_frames: int = 16
 
     def __post_init__(self) -> None:
-        _require(self.window is None or self.window >= 1, f"stream window = {self.window}: None or 1 and more is needed")
-        _require(self.sink >= 0, f"stream sink = {self.sink}: 0 or more is needed")
-        _require(self.block_frames >= 1, f"stream block_frames = {self.block_frames}: 1 or more is needed")
+        if self.window is not None:
+            _require_whole(self, "stream", 1, "window")
+        _require_whole(self, "stream", 0, "sink")
+        _require_whole(self, "stream", 1, "block_frames")
         for name in ("dtype", "cache_dtype"):
             value = getattr(self, name)
             _require(
@@ -201,6 +236,7 @@ class StreamConfig:
 
 
 def _build(kind: type, values: dict[str, Any]) -> Any:
+    _require(isinstance(values, dict), f"{kind.__name__} {values!r}: named fields are needed")
     known = {f.name for f in dataclasses.fields(kind)}
     unknown = sorted(set(values) - known)
     _require(not unknown, f"{kind.__name__} does not know {unknown}; it knows {sorted(known)}")
@@ -211,9 +247,7 @@ def _build(kind: type, values: dict[str, Any]) -> Any:
 
 
 _BACKBONES = {
-    "tiny": BackboneConfig(
-        width=192, depth=8, heads=3, levels=(1, 3, 5, 7), rope_rescale=1.0, layer_scale_init=0.1
-    ),
+    "tiny": BackboneConfig(width=192, depth=8, heads=3, levels=(1, 3, 5, 7), rope_rescale=1.0, layer_scale_init=0.1),
     "small": BackboneConfig(width=384, depth=12, heads=6, levels=(2, 5, 8, 11), layer_scale_init=0.1),
     "base": BackboneConfig(width=768, depth=12, heads=12, levels=(2, 5, 8, 11)),
     "large": BackboneConfig(width=1024, depth=24, heads=16, levels=(4, 11, 17, 23)),
@@ -235,6 +269,4 @@ def preset(name: str) -> ModelConfig:
     """
     _require(name in _BACKBONES, f"preset {name!r} is not known; there are {PRESETS}")
     area_px = 96 * 128 if name == "tiny" else 224 * 224
-    return ModelConfig(
-        backbone=_BACKBONES[name], heads=_HEADS[name], preprocess=PreprocessConfig(area_px=area_px)
-    )
+    return ModelConfig(backbone=_BACKBONES[name], heads=_HEADS[name], preprocess=PreprocessConfig(area_px=area_px))

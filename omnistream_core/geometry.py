@@ -103,13 +103,14 @@ def points_from_rays(rays_XHW6: Tensor, depth_XHW: Tensor) -> Tensor:
 def align_sim3(source_X3: Tensor, target_X3: Tensor, *, with_scale: bool = True) -> tuple[Tensor, Tensor, Tensor]:
     """Scale s, rotation R (3, 3) and translation t (3) that bring (n, 3) source points nearest to the targets.
 
-    Minimises sum |s R source + t - target|^2 in closed form (Umeyama 1991). A source without any spread gets s = 1, R = 1.
+    Minimises sum |s R source + t - target|^2 in closed form (Umeyama 1991). A source without any spread gets s = 1 and
+    R = 1.
     """
     source_mean, target_mean = source_X3.mean(0), target_X3.mean(0)
     source_c, target_c = source_X3 - source_mean, target_X3 - target_mean
     variance = source_c.square().sum()
     if float(variance) < 1e-18:
-        rotation, scale = torch.eye(3, dtype=source_X3.dtype), source_X3.new_ones(())
+        rotation, scale = torch.eye(3).to(source_X3), source_X3.new_ones(())
         return scale, rotation, target_mean - source_mean
     u, singular, vt = torch.linalg.svd(target_c.T @ source_c)
     sign = source_X3.new_tensor([1.0, 1.0, float(torch.sign(torch.linalg.det(u @ vt)))])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 import torch
 from torch import Tensor, nn
@@ -48,10 +49,10 @@ class GeometryHeads(nn.Module):
                 nn.init.trunc_normal_(module.weight, std=0.02)
             elif isinstance(module, nn.LayerNorm):
                 nn.init.ones_(module.weight)
-            if getattr(module, "bias", None) is not None:
-                nn.init.zeros_(module.bias)
-        for out in (self.dense.depth.head[-1], self.dense.rays.head[-1]):
-            nn.init.trunc_normal_(out.weight, std=0.02)
+            if isinstance(bias := getattr(module, "bias", None), nn.Parameter):
+                nn.init.zeros_(bias)
+        for branch in (self.dense.depth, self.dense.rays):
+            nn.init.trunc_normal_(cast(nn.Conv2d, branch.head[-1]).weight, std=0.02)
 
 
 class OmniStreamModel(nn.Module):

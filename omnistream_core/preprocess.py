@@ -1,4 +1,4 @@
-"""From RGB images to the backbone's input, and back to pixels: the only place that knows size, mean and standard deviation.
+"""From RGB images to the backbone's input, and back to pixels: the only place that knows size, mean and deviation.
 
 Shape letters: B streams, T frames, H W pixels (of the input image or of the model, as said), C channels.
 """
@@ -24,7 +24,8 @@ def model_size_hw(config: PreprocessConfig, image_hw: tuple[int, int], patch_px:
 
 def to_model(config: PreprocessConfig, image_HW3: np.ndarray, size_hw: tuple[int, int], device: torch.device) -> Tensor:
     """(H, W, 3) uint8 RGB to (3, h, w) float32, resized with antialiasing and normalised."""
-    image_1CHW = torch.from_numpy(np.ascontiguousarray(image_HW3)).to(device).permute(2, 0, 1)[None]
+    writable_HW3 = np.require(image_HW3, requirements=("C", "W"))  # torch warns of memory that it must not write
+    image_1CHW = torch.from_numpy(writable_HW3).to(device).permute(2, 0, 1)[None]
     if image_1CHW.shape[-2:] != size_hw:
         image_1CHW = F.interpolate(
             image_1CHW.float(), size=size_hw, mode="bilinear", align_corners=False, antialias=True

@@ -116,7 +116,9 @@ class StreamSession:
     def encode_many(self, frames: Mapping[int, Frame]) -> dict[int, FrameFeatures]:
         """Take the next frame of several streams through the backbone alone."""
         return {
-            stream: record for _, rows, records in self._run(frames, heads=False) for stream, record in zip(rows, records, strict=True)
+            stream: record
+            for _, rows, records in self._run(frames, heads=False)
+            for stream, record in zip(rows, records, strict=True)
         }
 
     def reset(self, streams: Iterable[int] | None = None) -> None:
@@ -129,12 +131,19 @@ class StreamSession:
         self._resets += 1
 
     def warm_up(self, image_hw: tuple[int, int]) -> None:
-        """Allocate the memory for images of this size and run one blank frame a stream, then forget it."""
+        """Allocate the memory for images of this size and run one blank frame a stream, then forget it.
+
+        Raises:
+            ConfigError: a stream has begun already.
+        """
+        if self._size_of_stream:
+            raise ConfigError(f"warm_up while streams {sorted(self._size_of_stream)} run: reset them first")
+        figures = self._frames, self._resets, self._last_step_s
         blank = Frame(image_HW3=np.zeros((*image_hw, 3), np.uint8), index=0)
         run = self.encode_many if self.model.heads is None else self.step_many
         run(dict.fromkeys(range(self.streams), blank))
         self.reset()
-        self._frames = self._resets = 0
+        self._frames, self._resets, self._last_step_s = figures
 
     def stream_index(self, stream: int = 0) -> int:
         """Frames the stream has seen since its last reset."""
@@ -187,13 +196,14 @@ class StreamSession:
         known = self._size_of_stream.get(stream, size_hw)
         if known != size_hw:
             raise ConfigError(
-                f"stream {stream}: an image of {frame.size_hw[0]}x{frame.size_hw[1]} px needs {size_hw} px, the stream "
-                f"so far had {known} px; reset it first"
+                f"stream {stream}: an image of {frame.size_hw[0]}x{frame.size_hw[1]} px is seen at "
+                f"{size_hw[0]}x{size_hw[1]} px, those before it at {known[0]}x{known[1]} px; reset the stream first"
             )
         return size_hw
 
     def _cache(self, size_hw: tuple[int, int]) -> KVCache:
         if size_hw not in self._caches:
+            self._drop_idle_caches()
             config = self.config
             self._caches[size_hw] = KVCache(
                 self.model.config.backbone,
@@ -206,6 +216,13 @@ class StreamSession:
                 block_frames=config.block_frames,
             )
         return self._caches[size_hw]
+
+    def _drop_idle_caches(self) -> None:
+        """Make room for one more: there are never more memories than streams, however many sizes come by."""
+        in_use = set(self._size_of_stream.values())
+        for size_hw in [size for size in self._caches if size not in in_use]:
+            if len(self._caches) >= self.streams:
+                del self._caches[size_hw]
 
     def _check_stream(self, stream: int) -> None:
         if not 0 <= stream < self.streams:
@@ -224,6 +241,8 @@ def _device(name: str) -> torch.device:
 
 def _check_frame(frame: Frame) -> None:
     image = frame.image_HW3
+    if not isinstance(image, np.ndarray):
+        raise ConfigError(f"frame {frame.index}: image is a {type(image).__name__}; a uint8 (H, W, 3) array is needed")
     if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8 or 0 in image.shape:
         raise ConfigError(f"frame {frame.index}: image is {image.dtype} {image.shape}; uint8 (H, W, 3) is needed")
     camera = frame.camera

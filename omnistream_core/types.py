@@ -147,7 +147,7 @@ class Prediction(FrameFeatures):
         model_rays_hw6: the ray branch at the model's own size; ``rays_HW6`` has it at the image's.
         world_from_camera_44: (4, 4) float64 rigid pose in the stream's world.
         fov_xy_rad: predicted horizontal and vertical field of view, radians.
-        camera: intrinsics that ``points_m_HW3`` uses: those of the frame where it brings them, else from ``fov_xy_rad``.
+        camera: intrinsics that ``points_m_HW3`` uses: the frame's own where it brings them, else from ``fov_xy_rad``.
     """
 
     depth_m_HW: np.ndarray
@@ -159,8 +159,8 @@ class Prediction(FrameFeatures):
 
     @cached_property
     def rays_HW6(self) -> np.ndarray:
-        """(H, W, 6) float32 predicted origin o (metres) and direction d in the stream's world; d has z = 1 in the camera's
-        own axes, so that a point is o + depth * d. Computed when first asked for."""
+        """(H, W, 6) float32 predicted origin o (metres) and direction d in the stream's world; d has z = 1 in the
+        camera's own axes, so that a point is o + depth * d. Computed when first asked for."""
         rays_6hw = torch.from_numpy(self.model_rays_hw6).permute(2, 0, 1)
         rays_6HW = interpolate(rays_6hw[None], size=self.depth_m_HW.shape, mode="bilinear", align_corners=False)[0]
         return np.ascontiguousarray(rays_6HW.permute(1, 2, 0).numpy())

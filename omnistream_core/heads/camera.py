@@ -22,7 +22,7 @@ class CameraHead(nn.Module):
         self.out = nn.Linear(config.camera_hidden, 9)
 
     def forward(self, features: BackboneOutput) -> tuple[Tensor, Tensor, Tensor]:
-        """Unit quaternion wxyz (B, T, 4), translation (B, T, 3) in metres, horizontal and vertical fov (B, T, 2) in radians."""
+        """Unit quaternion wxyz (B, T, 4), translation in metres (B, T, 3), fov in radians (B, T, 2): across, down."""
         if features.cam_BTD is None:
             raise ValueError("the camera head needs a backbone with a camera token")
         hidden = F.gelu(self.fc2(F.gelu(self.fc1(features.cam_BTD))))

@@ -2,8 +2,8 @@
 
 Shape letters: X = B * T frames, N patches, D backbone channels, C head channels, h w a level's grid, H W model pixels.
 
-Source: dense prediction transformer, Ranftl et al. 2021 (reassemble at 4, 2, 1, 1/2 of the patch grid, fuse from coarse to fine);
-two branches over one pyramid as in OmniStream 2026.
+Source: dense prediction transformer, Ranftl et al. 2021 (reassemble at 4, 2, 1, 1/2 of the patch grid, fuse from coarse
+to fine); two branches over one pyramid as in OmniStream 2026.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class DualDPT(nn.Module):
         depth_XHW = depth_X2HW[:, 0].clamp(*LOG_DEPTH_RANGE).exp()
         confidence_XHW = 1 + depth_X2HW[:, 1].clamp(max=10).exp()
         rays_XHW6 = rays_X6HW.permute(0, 2, 3, 1)
-        return tuple(x.unflatten(0, (b, t)) for x in (depth_XHW, confidence_XHW, rays_XHW6))  # type: ignore[return-value]
+        return tuple(x.unflatten(0, (b, t)) for x in (depth_XHW, confidence_XHW, rays_XHW6))
 
 
 class Reassemble(nn.Module):

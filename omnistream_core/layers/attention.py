@@ -2,15 +2,15 @@
 
 Shape letters: B streams, T frames, P tokens of a frame, H heads, S = T * P tokens, D channels of a head.
 
-Attention never learns of windows: it is given the keys it may see. A live frame, and each frame of a chunk that goes through
-a cache, attends to a plain view of memory without any mask. A whole clip without a cache is block-causal.
+Attention never learns of windows: it is given the keys it may see. A live frame, and each frame of a chunk that goes
+through a cache, attends to a plain view of memory without any mask. A whole clip without a cache is block-causal.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import lru_cache
-from typing import Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,9 @@ from torch import Tensor, nn
 
 from omnistream_core.cache import KVCache
 from omnistream_core.layers.rope3d import rotate
+
+if TYPE_CHECKING:
+    from torch.nn.attention.flex_attention import BlockMask
 
 try:  # optional, CUDA only
     from flash_attn import flash_attn_func
@@ -145,25 +148,26 @@ def _attend_flex(q_BHSD: Tensor, k_BHSD: Tensor, v_BHSD: Tensor, visible_TT: Ten
     from torch.nn.attention.flex_attention import flex_attention
 
     block_mask = _block_mask(tuple(map(tuple, visible_TT.tolist())), tokens, q_BHSD.device)
-    kernel = _compiled_flex() if q_BHSD.is_cuda else flex_attention
+    kernel: Callable[..., Any] = _compiled_flex() if q_BHSD.is_cuda else flex_attention
     return kernel(q_BHSD, k_BHSD, v_BHSD, block_mask=block_mask)
 
 
 @lru_cache(maxsize=1)
-def _compiled_flex():  # noqa: ANN202 - torch.compile's return type has no public name
+def _compiled_flex() -> Callable[..., Any]:
     from torch.nn.attention.flex_attention import flex_attention
 
     return torch.compile(flex_attention, dynamic=False)
 
 
 @lru_cache(maxsize=16)
-def _block_mask(visible: tuple[tuple[bool, ...], ...], tokens: int, device: torch.device):  # noqa: ANN202
+@torch.inference_mode(False)  # kept masks serve training too, which refuses tensors born in inference mode
+def _block_mask(visible: tuple[tuple[bool, ...], ...], tokens: int, device: torch.device) -> BlockMask:
     from torch.nn.attention.flex_attention import create_block_mask
 
     visible_TT = torch.tensor(visible, device=device)
     length = len(visible) * tokens
 
-    def frame_visible(b, h, q_token, k_token):  # noqa: ANN001, ANN202 - FlexAttention's own signature
+    def frame_visible(b: Tensor, h: Tensor, q_token: Tensor, k_token: Tensor) -> Tensor:
         return visible_TT[q_token // tokens, k_token // tokens]
 
     return create_block_mask(frame_visible, None, None, length, length, device=str(device))

@@ -36,7 +36,7 @@ class Block(nn.Module):
         self.attn = Attention(width, config.heads)
         self.scale1 = Parameter(torch.empty(width))
         self.norm2 = nn.LayerNorm(width, eps=config.layer_norm_eps)
-        self.mlp = Mlp(width, int(width * config.mlp_ratio))
+        self.mlp = Mlp(width, round(width * config.mlp_ratio))
         self.scale2 = Parameter(torch.empty(width))
 
     def forward(

@@ -31,7 +31,8 @@ def rope_tables(
     """Cosine and sine of every token's angles: two (B, T, P, D) tensors; 1 and 0 for the tokens before the patches.
 
     Args:
-        frame_index_BT: int64, on the CPU; absolute frame numbers. Exact to 1e-9 turns at any index below 2**40.
+        frame_index_BT: int64, on the CPU; absolute frame numbers. Angles are exact to 1e-9 turns up to frame 10^7,
+            which is four days at 30 Hz, and lose one digit with each further power of ten.
         scale_yx, scale_t: factors on the coordinates, for training.
     """
     cos_PD, sin_PD, is_time_D = _space_tables(config, grid_hw, scale_yx, device, dtype)
