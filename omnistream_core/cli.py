@@ -32,6 +32,7 @@ app.add_typer(eval_app, name="eval")
 
 DEMO_RECORDING = Path(__file__).parent / "assets" / "demo.mcap"
 DEFAULT_CHECKPOINT = "omnistream-tiny"
+SHOWN_TYPES = ("Image", "CompressedImage", "CameraInfo", "PoseStamped", "Odometry", "TransformStamped", "TFMessage", "Imu")
 
 Checkpoint = Annotated[str, typer.Option("--model", "-m", help="Bundled name, folder, or hub id of a checkpoint.")]
 Window = Annotated[int, typer.Option(help="Recent frames kept in memory; 0 keeps all.")]
@@ -170,9 +171,8 @@ def eval_world(
 
 def main() -> None:
     """Entry point."""
-    logging.basicConfig(
-        level=logging.WARNING, format="%(message)s", handlers=[RichHandler(console=Console(stderr=True), show_path=False)]
-    )
+    handler = RichHandler(console=Console(stderr=True), show_path=False)
+    logging.basicConfig(level=logging.WARNING, format="%(message)s", handlers=[handler])
     try:
         app(standalone_mode=True)
     except OmniStreamError as error:
@@ -278,7 +278,13 @@ def _source_facts(what: str) -> dict[str, Any]:
     from omnistream_core.sources import open_source
 
     with open_source(what) as source:
-        return source.describe()
+        facts = source.describe()
+    topics = facts.pop("topics", {})
+    shown = {name: topic for name, topic in topics.items() if topic["type"].rsplit("/")[-1] in SHOWN_TYPES}
+    facts |= {f"topic {name}": f"{topic['type']}, {topic['count']} messages" for name, topic in shown.items()}
+    if len(topics) > len(shown):
+        facts["other topics"] = str(len(topics) - len(shown))
+    return facts
 
 
 if __name__ == "__main__":

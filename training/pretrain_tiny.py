@@ -1,6 +1,10 @@
 """Train `omnistream-tiny` on the procedural world with the geometry losses; resumable at any moment.
 
     python training/pretrain_tiny.py --out runs/tiny --minutes 110
+    python training/pretrain_tiny.py --out runs/tiny --export omnistream_core/checkpoints/omnistream-tiny
+
+On Linux, memory that is not given back and taken again every step makes a step up to twice as fast:
+LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF=dirty_decay_ms:-1,muzzy_decay_ms:-1,thp:always
 """
 
 from __future__ import annotations
@@ -9,7 +13,11 @@ import argparse
 import logging
 from pathlib import Path
 
+import torch
+
 from omnistream_core.config import preset
+from omnistream_core.model import build_model
+from omnistream_core.pretraining.state import load_state
 from omnistream_core.pretraining.trainer import Stage, TrainConfig, train
 
 
@@ -30,10 +38,17 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="state, log and checkpoint go here")
     parser.add_argument("--minutes", type=float, default=30.0, help="length of the run, earlier starts included")
+    parser.add_argument("--export", type=Path, help="do not train: write the newest state there as a bfloat16 checkpoint")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    model = train(recipe(arguments.minutes), arguments.out)
-    model.save_pretrained(arguments.out / "checkpoint")
+    config = recipe(arguments.minutes)
+    if arguments.export is None:
+        train(config, arguments.out)
+        return
+    model = build_model(config.model)
+    facts = load_state(arguments.out / "state.safetensors", model, [])
+    model.save_pretrained(arguments.export, dtype=torch.bfloat16)
+    logging.info("%s: step %d, %d frames", arguments.export, facts["step"], facts["frames"])
 
 
 if __name__ == "__main__":
