@@ -32,7 +32,16 @@ app.add_typer(eval_app, name="eval")
 
 DEMO_RECORDING = Path(__file__).parent / "assets" / "demo.mcap"
 DEFAULT_CHECKPOINT = "omnistream-tiny"
-SHOWN_TYPES = ("Image", "CompressedImage", "CameraInfo", "PoseStamped", "Odometry", "TransformStamped", "TFMessage", "Imu")
+SHOWN_TYPES = (
+    "Image",
+    "CompressedImage",
+    "CameraInfo",
+    "PoseStamped",
+    "Odometry",
+    "TransformStamped",
+    "TFMessage",
+    "Imu",
+)
 
 Checkpoint = Annotated[str, typer.Option("--model", "-m", help="Bundled name, folder, or hub id of a checkpoint.")]
 Window = Annotated[int, typer.Option(help="Recent frames kept in memory; 0 keeps all.")]

@@ -1,7 +1,7 @@
 """Replays recorded inputs through a checkpoint and compares every recorded tensor.
 
-The recording is a safetensors file: ``pixel_values`` (B, T, 3, H, W), and of a model without (``nocam``) and with (``cam``) its
-camera token ``clip.{nocam,cam}.{last,cls,reg,camera,blockN}``, one pass over the clip, and
+The recording is a safetensors file: ``pixel_values`` (B, T, 3, H, W), and of a model without (``nocam``) and with
+(``cam``) its camera token ``clip.{nocam,cam}.{last,cls,reg,camera,blockN}``, one pass over the clip, and
 ``stream.{nocam,cam}.{last,cls,camera}``, the same frames one at a time.
 """
 
@@ -24,7 +24,8 @@ def verify(checkpoint: str | Path, recording: Path) -> dict[str, float]:
     """Largest absolute difference of every recorded tensor, by its name, in float32 on the CPU.
 
     Raises:
-        CheckpointError: a file that cannot be read, a recording without inputs or with a tensor the model does not have.
+        CheckpointError: a file that cannot be read, a recording without inputs or with a tensor the model does not
+        have.
     """
     try:
         recorded = load_file(recording)
@@ -50,7 +51,7 @@ def compute(model: OmniStreamModel, images_BT3HW: Tensor, camera: str) -> dict[s
     blocks: dict[str, Tensor] = {}
     hooks = [
         block.register_forward_hook(
-            lambda _, __, out, n=n: blocks.update({f"block{n}": out.unflatten(1, (frames, -1)).clone()})  # type: ignore[misc]
+            lambda _, __, out, n=n: blocks.update({f"block{n}": out.unflatten(1, (frames, -1)).clone()})
         )
         for n, block in enumerate(model.backbone.blocks)
     ]
@@ -59,7 +60,7 @@ def compute(model: OmniStreamModel, images_BT3HW: Tensor, camera: str) -> dict[s
         hook.remove()
     cache = KVCache(
         model.config.backbone,
-        grid_hw=model.backbone.grid_hw(images_BT3HW.shape[-2:]),
+        grid_hw=model.backbone.grid_hw((images_BT3HW.shape[-2], images_BT3HW.shape[-1])),
         streams=len(images_BT3HW),
         window=None,
     )

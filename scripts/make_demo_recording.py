@@ -2,8 +2,8 @@
 
     python scripts/make_demo_recording.py
 
-Topics under /camera: image_raw/compressed (JPEG), camera_info, depth/image_rect/compressedDepth (every second frame, PNG,
-millimetres) and camera_pose (the optical frame in the world of the first camera). Stamps at 10 Hz from 1 s on.
+Topics under /camera: image_raw/compressed (JPEG), camera_info, depth/image_rect/compressedDepth (every second frame,
+PNG, millimetres) and camera_pose (the optical frame in the world of the first camera). Stamps at 10 Hz from 1 s on.
 """
 
 from __future__ import annotations
@@ -51,13 +51,17 @@ def header(frame: Frame) -> Any:
 
 def image_message(frame: Frame) -> Any:
     _, data = cv2.imencode(".jpg", frame.image_HW3[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 92])
-    return make("sensor_msgs/CompressedImage", header=header(frame), format="rgb8; jpeg compressed bgr8", data=data.ravel())
+    return make(
+        "sensor_msgs/CompressedImage", header=header(frame), format="rgb8; jpeg compressed bgr8", data=data.ravel()
+    )
 
 
 def depth_message(frame: Frame) -> Any:
     """A PNG of millimetres behind the 12 bytes that compressed_depth_image_transport puts first."""
     assert frame.true_depth_m_HW is not None
-    _, png = cv2.imencode(".png", np.round(frame.true_depth_m_HW * 1000).astype(np.uint16), [cv2.IMWRITE_PNG_COMPRESSION, 9])
+    _, png = cv2.imencode(
+        ".png", np.round(frame.true_depth_m_HW * 1000).astype(np.uint16), [cv2.IMWRITE_PNG_COMPRESSION, 9]
+    )
     data = np.concatenate((np.frombuffer(struct.pack("<iff", 0, 0.0, 0.0), np.uint8), png.ravel()))
     return make("sensor_msgs/CompressedImage", header=header(frame), format="16UC1; compressedDepth png", data=data)
 
@@ -87,7 +91,9 @@ def pose_message(frame: Frame) -> Any:
     pose_44 = torch.as_tensor(frame.true_world_from_camera_44)
     w, x, y, z = matrix_to_quaternion(pose_44[:3, :3]).tolist()
     position = make("geometry_msgs/Point", **dict(zip("xyz", pose_44[:3, 3].tolist(), strict=True)))
-    pose = make("geometry_msgs/Pose", position=position, orientation=make("geometry_msgs/Quaternion", x=x, y=y, z=z, w=w))
+    pose = make(
+        "geometry_msgs/Pose", position=position, orientation=make("geometry_msgs/Quaternion", x=x, y=y, z=z, w=w)
+    )
     world = make("std_msgs/Header", stamp=header(frame).stamp, frame_id="world")
     return make("geometry_msgs/PoseStamped", header=world, pose=pose)
 
@@ -98,7 +104,9 @@ def write(frames: list[Frame], path: Path) -> None:
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary) / "demo"
         with Writer(folder, version=9, storage_plugin=StoragePlugin.MCAP) as writer:
-            connections = {n: writer.add_connection(topic, kind, typestore=STORE) for n, (topic, kind) in TOPICS.items()}
+            connections = {
+                n: writer.add_connection(topic, kind, typestore=STORE) for n, (topic, kind) in TOPICS.items()
+            }
             for frame in frames:
                 for name, connection in connections.items():
                     if name == "depth" and frame.index % 2:

@@ -38,7 +38,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="state, log and checkpoint go here")
     parser.add_argument("--minutes", type=float, default=30.0, help="length of the run, earlier starts included")
-    parser.add_argument("--export", type=Path, help="do not train: write the newest state there as a bfloat16 checkpoint")
+    parser.add_argument(
+        "--export", type=Path, help="do not train: write the newest state there as a bfloat16 checkpoint"
+    )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = recipe(arguments.minutes)

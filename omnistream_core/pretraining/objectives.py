@@ -1,8 +1,9 @@
 """Training objectives as pure functions. Shape letters: B clips, T frames, H W pixels.
 
-Source: OmniStream 2026, streaming geometry: confidence-weighted L1 on depth and on its gradient minus alpha * log(confidence);
-L1 on rays, points and camera. Depth is compared as its logarithm here, so that a wall at 1 m and one at 10 m count alike, and
-lengths are divided by the clip's mean depth where they are compared in metres.
+Source: OmniStream 2026, streaming geometry: confidence-weighted L1 on depth and on its gradient minus alpha *
+log(confidence);
+L1 on rays, points and camera. Depth is compared as its logarithm here, so that a wall at 1 m and one at 10 m count
+alike, and lengths are divided by the clip's mean depth where they are compared in metres.
 """
 
 from __future__ import annotations
@@ -38,7 +39,8 @@ class GeometryTruth:
 
 @dataclass(frozen=True, kw_only=True)
 class GeometryWeights:
-    """Weight of each term; ``alpha`` is that of the log-confidence, ``metric`` the share of the loss without free scale."""
+    """Weight of each term; ``alpha`` is that of the log-confidence, ``metric`` the share of the loss without free
+    scale."""
 
     depth: float = 1.0
     gradient: float = 0.5

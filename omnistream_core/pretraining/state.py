@@ -12,7 +12,9 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 
-def save_state(path: Path, model: torch.nn.Module, optimizers: list[torch.optim.Optimizer], facts: dict[str, Any]) -> None:
+def save_state(
+    path: Path, model: torch.nn.Module, optimizers: list[torch.optim.Optimizer], facts: dict[str, Any]
+) -> None:
     """Write weights, optimiser moments and ``facts`` (JSON values) to one file, which appears whole or not at all."""
     tensors = {f"model.{k}": v.contiguous() for k, v in model.state_dict().items()}
     for o, optimizer in enumerate(optimizers):

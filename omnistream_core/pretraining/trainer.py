@@ -89,8 +89,8 @@ class TrainConfig:
 def train(config: TrainConfig, folder: Path) -> OmniStreamModel:
     """Run, or go on with, the training whose state lies in ``folder``; returns the model.
 
-    ``folder`` receives ``config.json`` before the first step, ``state.safetensors`` every ``save_every_s`` and at the end,
-    and one JSON line every ``log_every`` steps in ``log.jsonl``.
+    ``folder`` receives ``config.json`` before the first step, ``state.safetensors`` every ``save_every_s`` and at
+    the end, and one JSON line every ``log_every`` steps in ``log.jsonl``.
 
     Raises:
         FloatingPointError: a loss that is not finite; the step and the newest world seed are named.

@@ -66,7 +66,9 @@ def test_run_writes_every_output(monkeypatch, tmp_path, checkpoint, images):
     summary = json.loads((out / "summary.json").read_text())
     assert summary["complete"] is True and summary["frames"] == 6
     assert summary["ms_per_frame_p50"] <= summary["ms_per_frame_p95"] <= summary["ms_per_frame_p99"]
-    assert summary["path_m"] == pytest.approx(sum(np.hypot(0.1, 0.02 * ((i + 1) ** 2 - i**2)) for i in range(5)), rel=1e-6)
+    assert summary["path_m"] == pytest.approx(
+        sum(np.hypot(0.1, 0.02 * ((i + 1) ** 2 - i**2)) for i in range(5)), rel=1e-6
+    )
     assert {"peak_memory_mb", "dtype", "threads", "abs_rel", "ate_m"} <= set(summary)
     assert len([line for line in (out / "trajectory.txt").read_text().splitlines() if not line.startswith("#")]) == 6
 
