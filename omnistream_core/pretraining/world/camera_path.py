@@ -14,7 +14,7 @@ _CANDIDATES = 12
 def sample_path(rng, room_m, clearance, times_s, rate_hz, speed):
     """Room-from-camera poses (T, 4, 4), or None when no candidate stays clear.
 
-    clearance: function (C, T, 3) -> (C, T) distance to the nearest surface, metres.
+    clearance: function (C, T, 3), frames -> (C, T) distance to the nearest surface at those frames, metres.
     """
     mode = MODES[rng.integers(len(MODES))]
     paths = [_candidate(rng, mode, room_m, times_s, speed) for _ in range(_CANDIDATES)]
@@ -24,16 +24,20 @@ def sample_path(rng, room_m, clearance, times_s, rate_hz, speed):
     free_C &= turn_CT.max(axis=1) <= np.radians(75.0) / rate_hz
     if not free_C.any():
         return None
-    best = np.argmax(np.where(free_C, _view_score(position_CT3, angles_CT3, room_m), -1.0))
+    best = np.argmax(np.where(free_C, _view_score(position_CT3, angles_CT3, room_m, clearance), -1.0))
     return pose_matrices(position_CT3[best], angles_CT3[best])
 
 
-def _view_score(position_CT3, angles_CT3, room_m):
-    """Distance from camera to the wall ahead, capped: rooms are better seen than single walls."""
-    yaw_CT = angles_CT3[..., 0]
-    heading_CT2 = np.stack([np.cos(yaw_CT), np.sin(yaw_CT)], -1) + 1e-6
-    ahead_CT2 = (np.where(heading_CT2 > 0, room_m[:2], 0.0) - position_CT3[..., :2]) / heading_CT2
-    return np.minimum(ahead_CT2.min(axis=-1).min(axis=1), 2.5)
+def _view_score(position_CT3, angles_CT3, room_m, clearance):
+    """Free distance ahead, capped: rooms are better seen than single surfaces. (C,)"""
+    yaw_CT = angles_CT3[:, ::3, 0]
+    eye_CT3, heading_CT3 = position_CT3[:, ::3], np.stack([np.cos(yaw_CT), np.sin(yaw_CT), 0 * yaw_CT], -1)
+    over_CT2 = 1 / (heading_CT3[..., :2] + 1e-6)
+    ahead_CT2 = (np.where(over_CT2 > 0, room_m[:2], 0.0) - eye_CT3[..., :2]) * over_CT2
+    score_C = np.minimum(ahead_CT2.min(axis=(1, 2)), 3.0)
+    for reach_m in (0.7, 1.4):
+        score_C += np.minimum(clearance(eye_CT3 + reach_m * heading_CT3, slice(None, None, 3)).min(axis=1), 0.3).clip(-0.3) * 3
+    return score_C - score_C.min()
 
 
 def _candidate(rng, mode, room_m, times_s, speed):

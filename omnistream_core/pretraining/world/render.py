@@ -1,6 +1,6 @@
 """Ray casting of sampled rooms in plain torch, on CPU or GPU.
 
-Every per-pixel function is pointwise and unrolled over the primitive slots, so torch.compile fuses it into one
+Every per-pixel function is pointwise and unrolled over a few primitive slots, so torch.compile fuses it into one
 vectorised loop; run eagerly it gives the same picture. Work is done in chunks of frames of fixed size, so one
 compilation serves every batch of one image size.
 
@@ -17,55 +17,87 @@ import torch
 import torch.nn.functional as F
 
 from .config import ClipBatch, WorldConfig
-from .scene import FIRST, SHELL_MATERIALS, SLOT_COUNT, sample_scene
-from .texture import FIELDS, INDEX, albedo, hash_unit
+from .scene import FIRST, SHELL_MATERIALS, SLOT_COUNT, SLOTS, sample_scene
+from .texture import INDEX, albedo, hash_unit
 
 CHUNK_FRAMES = 8
 FAR_M = 40.0
+_SHADOW_BIAS = 0.004  # of the way from the lamp
 _TINY = 1.3e-7  # keeps divisions finite for rays parallel to an axis
+_BOX_GROUP = 3  # boxes tested by one kernel; more compile slowly and run no faster
 _SLOT_BITS = 31  # room for SLOT_COUNT <= 32 in the lowest bits of a depth
-# A long pointwise chain shall stay in registers: without these, inductor writes it to memory every few operations.
-_INDUCTOR = {"realize_reads_threshold": 64, "realize_opcount_threshold": 4000, "realize_acc_reads_threshold": 4000}
 
 
-def nearest_hit(origin_KC, slots_C, directions_3FP):
+def nearest_hit(kernels, slots, directions_3FP):
     """Nearest surface along rays from one point per frame.
 
-    origin_KC[i, :, k]: coordinate i of the ray origin in slot k's axes, (3, F, K); slots_C as ``Scene.slots_TK8``,
-    (8, F, K). Returns the ray parameter and the slot (int32), both (F, P).
+    slots: groups of slots as made by ``_slot_groups``, seen from that point. Returns the ray parameter (float32) and
+    the slot (int32), both (F, P).
 
     The running best is one integer: the bits of a positive float sort like the float, and the lowest bits give way
-    to the slot number. A single chain of minima fuses well, and costs 4e-6 of the depth.
+    to the slot number. So a group of slots is a single chain of minima, which fuses well; it costs 4e-6 of the depth.
     """
-    dx, dy, dz = directions_3FP[0] + _TINY, directions_3FP[1] + _TINY, directions_3FP[2] + _TINY
+    best_FP = kernels.room_key(slots["room"], directions_3FP)
+    for kind, kernel in (("box", kernels.box_key), ("round", kernels.round_key)):
+        for rows_CFK, number_K in slots[kind]:
+            best_FP = kernel(best_FP, rows_CFK, number_K, directions_3FP)
+    return kernels.unpack_key(best_FP)
+
+
+def _slot_groups(origin_3FK, slots_8FK):
+    """Slots by kind in groups of fixed size, without those groups that are empty in all frames."""
+    rows_CFK = torch.cat([origin_3FK, slots_8FK[3:]])
+    present_K = (slots_8FK[2] > -50).any(0)
+    number_K = torch.arange(SLOT_COUNT, dtype=torch.int32, device=rows_CFK.device)
+    groups = dict(room=rows_CFK[:, :, :1].contiguous(), box=[], round=[])
+    spans = [("box", k, k + _BOX_GROUP) for k in range(1, FIRST["sphere"], _BOX_GROUP)]
+    for kind, first, last in [*spans, ("round", FIRST["sphere"], SLOT_COUNT)]:
+        if present_K[first:last].any():
+            groups[kind].append((rows_CFK[:, :, first:last].contiguous(), number_K[first:last].clone()))
+    return groups
+
+
+def room_key(rows_CFK, directions_3FP):
+    """The room seen from inside, as the first best."""
+    dx, dy, dz = (directions_3FP[i] + _TINY for i in range(3))
+    ox, oy, oz, hx, hy, hz, _, _ = (rows_CFK[i] for i in range(8))
+    return _box_span(ox, oy, oz, hx, hy, hz, dx, dy, 1.0 / dz)[1].view(torch.int32) & ~_SLOT_BITS
+
+
+def box_key(best_FP, rows_CFK, number_K, directions_3FP):
+    """Best after a group of boxes."""
+    dx, dy, dz = directions_3FP[0], directions_3FP[1], directions_3FP[2] + _TINY
     over_z = 1.0 / dz
-    best = _key(_room_exit(origin_KC, slots_C, dx, dy, over_z), 0)
-    for k in range(1, SLOT_COUNT):
-        near, far = _slot_span(k, origin_KC, slots_C, dx, dy, dz, over_z)
-        best = torch.minimum(best, _key(torch.where((near < far) & (near > 0), near, 1e6), k))
-    return (best & ~_SLOT_BITS).view(torch.float32), best & _SLOT_BITS
+    for k in range(rows_CFK.shape[2]):
+        ox, oy, oz, hx, hy, hz, cos, sin = (rows_CFK[i, :, k, None] for i in range(8))
+        along, across = cos * dx + sin * dy + _TINY, cos * dy - sin * dx + _TINY
+        best_FP = _better(best_FP, _box_span(ox, oy, oz, hx, hy, hz, along, across, over_z), number_K[k])
+    return best_FP
 
 
-def _key(depth_FP, slot):
-    return (depth_FP.view(torch.int32) & ~_SLOT_BITS) | slot
+def round_key(best_FP, rows_CFK, number_K, directions_3FP):
+    """Best after the spheres and the cylinders."""
+    dx, dy, dz = (directions_3FP[i] + _TINY for i in range(3))
+    over_z = 1.0 / dz
+    for k in range(rows_CFK.shape[2]):
+        ox, oy, oz, hx, hy, hz, cos, sin = (rows_CFK[i, :, k, None] for i in range(8))
+        if k < SLOTS["sphere"]:
+            span = _round_span(ox, oy, oz, hx, dx, dy, dz)
+        else:
+            span = _cylinder_span(ox, oy, oz, hx, hz, cos * dx + sin * dy, cos * dy - sin * dx, over_z)
+        best_FP = _better(best_FP, span, number_K[k])
+    return best_FP
 
 
-def _slot_span(k, origin_KC, slots_C, dx, dy, dz, over_z):
-    """Ray parameters at which slot k is entered and left (entered after left: missed)."""
-    ox, oy, oz = (origin_KC[i, :, k, None] for i in range(3))
-    hx, hy, hz, cos, sin = (slots_C[i, :, k, None] for i in range(3, 8))
-    if FIRST["sphere"] <= k < FIRST["cylinder"]:
-        return _round_span(ox, oy, oz, hx, dx, dy, dz)
-    along, across = cos * dx + sin * dy + _TINY, cos * dy - sin * dx + _TINY
-    if k < FIRST["sphere"]:
-        return _box_span(ox, oy, oz, hx, hy, hz, along, across, over_z)
-    return _cylinder_span(ox, oy, oz, hx, hz, along, across, over_z)
+def _better(best_FP, span, number):
+    near_FP, far_FP = span
+    near_FP = torch.where((near_FP < far_FP) & (near_FP > 0), near_FP, 1e6)
+    return torch.minimum(best_FP, (near_FP.view(torch.int32) & ~_SLOT_BITS) | number)
 
 
-def _room_exit(origin_KC, slots_C, dx, dy, over_z):
-    ox, oy, oz = (origin_KC[i, :, 0, None] for i in range(3))
-    hx, hy, hz = (slots_C[i, :, 0, None] for i in range(3, 6))
-    return _box_span(ox, oy, oz, hx, hy, hz, dx, dy, over_z)[1]
+def unpack_key(best_FP):
+    """Ray parameter and slot of a key."""
+    return (best_FP & ~_SLOT_BITS).view(torch.float32), best_FP & _SLOT_BITS
 
 
 def _box_span(ox, oy, oz, hx, hy, hz, dx, dy, over_z):
@@ -94,12 +126,17 @@ def _cylinder_span(ox, oy, oz, radius, half_height, dx, dy, over_z):
     return torch.maximum(near, mid_z - half_z), torch.minimum(far, mid_z + half_z)
 
 
-def pixel_directions(poses_9F, lens_F, shift_2, height_px, width_px):
-    """Room-frame ray directions (3, F, P) whose parameter is z-depth. shift_2: offset in the pixel, 0.5 = centre."""
-    index_P = torch.arange(height_px * width_px, device=poses_9F.device)
-    x_P = (index_P % width_px).to(torch.float32) + (shift_2[0] - width_px / 2)
-    y_P = (index_P // width_px).to(torch.float32) + (shift_2[1] - height_px / 2)
-    x_FP, y_FP = x_P / lens_F[:, None], y_P / lens_F[:, None]
+@functools.lru_cache(maxsize=8)
+def _pixel_grid(height_px, width_px, device):
+    """Column and row of every pixel: int32 (2, P)."""
+    index_P = torch.arange(height_px * width_px, device=device)
+    return torch.stack([index_P % width_px, index_P // width_px]).to(torch.int32)
+
+
+def pixel_directions(poses_9F, lens_F, middle_2, grid_2P):
+    """Room-frame ray directions (3, F, P) whose parameter is z-depth. middle_2: principal point less the sub-pixel."""
+    x_FP = (grid_2P[0] - middle_2[0]) / lens_F[:, None]
+    y_FP = (grid_2P[1] - middle_2[1]) / lens_F[:, None]
     r = [poses_9F[i, :, None] for i in range(9)]
     return torch.stack([r[3 * i] * x_FP + r[3 * i + 1] * y_FP + r[3 * i + 2] for i in range(3)])
 
@@ -109,23 +146,43 @@ def lamp_directions(eye_3F, lamp_6F, directions_3FP, depth_FP):
     return torch.stack([eye_3F[i, :, None] + directions_3FP[i] * depth_FP - lamp_6F[i, :, None] for i in range(3)])
 
 
-def shade(chunk, directions_3FP, depth_FP, slot_FP, lit_FP):
+def shade(kernels, chunk, directions_3FP, depth_FP, slot_FP, lit_FP):
     """Linear RGB (3, F, P). lit_FP: ray parameter of the main lamp's first hit (1 = the point itself)."""
+    scene, materials_MFN = chunk["scene"], chunk["materials_MFN"]
+    spot_9FP, skin_FP = kernels.surface(scene, directions_3FP, depth_FP, slot_FP)
+    colour_3FP = kernels.paint(materials_MFN, spot_9FP, skin_FP)
+    return kernels.illuminate(scene, materials_MFN, spot_9FP, skin_FP, colour_3FP, directions_3FP, lit_FP)
+
+
+def surface(scene, directions_3FP, depth_FP, slot_FP):
+    """Point, normal, surface coordinates u, v and footprint (all metres) as (9, F, P); material index (F, P)."""
     slot_FP = slot_FP.to(torch.int64)
-    geometry = [chunk.slots_C[i].gather(1, slot_FP) for i in range(8)]
-    point = [chunk.eye_3F[i, :, None] + directions_3FP[i] * depth_FP for i in range(3)]
-    normal, u_FP, v_FP, skin_FP = surface(geometry, point, slot_FP)
-    material = {name: chunk.materials_MFN[i].gather(1, skin_FP) for name, i in INDEX.items()}
-    length_FP = torch.sqrt(sum(directions_3FP[i] * directions_3FP[i] for i in range(3)))
-    view = [directions_3FP[i] / length_FP for i in range(3)]
-    facing_FP = -(view[0] * normal[0] + view[1] * normal[1] + view[2] * normal[2])
-    footprint_FP = depth_FP * length_FP / (chunk.sharp_F[:, None] * facing_FP.clamp_min(0.12)) + 1e-4
-    colour = albedo(material, u_FP, v_FP, footprint_FP)
-    light, gloss_FP = _light(chunk, point, normal, view, lit_FP, material["specular"])
-    return torch.stack([colour[i] * (light[i] + material["emission"]) + gloss_FP for i in range(3)])
+    geometry = [scene["slots_C"][i].gather(1, slot_FP) for i in range(8)]
+    point = [scene["eye_3F"][i, :, None] + directions_3FP[i] * depth_FP for i in range(3)]
+    normal, u_FP, v_FP, skin_FP = _chart(geometry, point, slot_FP)
+    length2_FP = sum(directions_3FP[i] * directions_3FP[i] for i in range(3))
+    facing_FP = -sum(directions_3FP[i] * normal[i] for i in range(3)) * torch.rsqrt(length2_FP)
+    ray_m_FP = depth_FP * torch.sqrt(length2_FP)
+    footprint_FP = ray_m_FP / (scene["sharp_F"][:, None] * facing_FP.clamp_min(0.12)) + 1e-4
+    return torch.stack([*point, *normal, u_FP, v_FP, footprint_FP]), skin_FP
 
 
-def surface(geometry, point, slot_FP):
+def paint(materials_MFN, spot_9FP, skin_FP):
+    """Albedo of every hit: (3, F, P)."""
+    material = {name: materials_MFN[i].gather(1, skin_FP) for name, i in INDEX.items()}
+    return torch.stack(albedo(material, spot_9FP[6], spot_9FP[7], spot_9FP[8]))
+
+
+def illuminate(scene, materials_MFN, spot_9FP, skin_FP, colour_3FP, directions_3FP, lit_FP):
+    """Light from the lamps and the surroundings on painted points: (3, F, P)."""
+    length_FP = torch.rsqrt(sum(directions_3FP[i] * directions_3FP[i] for i in range(3)))
+    view = [directions_3FP[i] * length_FP for i in range(3)]
+    specular_FP, glow_FP = (materials_MFN[INDEX[name]].gather(1, skin_FP) for name in ("specular", "emission"))
+    light, gloss_FP = _light(scene, spot_9FP[:3], spot_9FP[3:6], view, lit_FP, specular_FP)
+    return torch.stack([colour_3FP[i] * (light[i] + glow_FP) + gloss_FP for i in range(3)])
+
+
+def _chart(geometry, point, slot_FP):
     """Normal (room axes), surface coordinates u, v in metres and material index of hit points."""
     cx, cy, cz, hx, hy, hz, cos, sin = geometry
     x, y, z = point[0] - cx, point[1] - cy, point[2] - cz
@@ -149,69 +206,67 @@ def surface(geometry, point, slot_FP):
     return (turn * (cos * nx - sin * ny), turn * (sin * nx + cos * ny), turn * nz), u, v, skin
 
 
-def _light(chunk, point, normal, view, lit_FP, specular_FP):
-    """Irradiance per channel and the highlight of the main lamp."""
-    shut_FP = _corner_shade(chunk, point)
-    up_FP = 0.85 + 0.15 * normal[2] + 0.08 * normal[0]
-    light = [chunk.ambient_3F[i, :, None] * shut_FP * up_FP for i in range(3)]
+def _light(scene, point, normal, view, lit_FP, specular_FP):
+    """Irradiance per channel and the highlight."""
+    up_FP = (0.85 + 0.15 * normal[2] + 0.08 * normal[0]) * _corner_shade(scene, point)
+    light = [scene["ambient_3F"][i, :, None] * up_FP for i in range(3)]
     gloss_FP = 0.0
-    for lamp_6F, visible_FP in ((chunk.lamp_6F, (lit_FP > 1 - chunk.shadow_bias).to(torch.float32)), (chunk.lamp2_6F, 1.0)):
-        to = [lamp_6F[i, :, None] - point[i] for i in range(3)]
-        far2_FP = to[0] * to[0] + to[1] * to[1] + to[2] * to[2]
-        over_FP = torch.rsqrt(far2_FP + 1e-6)
-        lambert_FP = (to[0] * normal[0] + to[1] * normal[1] + to[2] * normal[2]) * over_FP
-        power_FP = visible_FP * lambert_FP.clamp_min(0) / (far2_FP + 0.5)
+    visible_FP = (lit_FP > 1 - _SHADOW_BIAS).to(torch.float32)
+    for lamp_6F, seen in ((scene["lamp_6F"], visible_FP), (scene["lamp2_6F"], 1.0)):
+        power_FP, shine_FP = _lamp(lamp_6F, point, normal, view)
+        power_FP = power_FP * seen
         light = [light[i] + lamp_6F[3 + i, :, None] * power_FP for i in range(3)]
-        half = [to[i] * over_FP - view[i] for i in range(3)]
-        size2_FP = half[0] * half[0] + half[1] * half[1] + half[2] * half[2] + 1e-6
-        shine_FP = (half[0] * normal[0] + half[1] * normal[1] + half[2] * normal[2]).clamp_min(0)
-        shine_FP = shine_FP * shine_FP / size2_FP
-        shine_FP = (shine_FP * shine_FP) * (shine_FP * shine_FP)
-        shine_FP = (shine_FP * shine_FP) * (shine_FP * shine_FP)
         gloss_FP = gloss_FP + specular_FP * lamp_6F[4, :, None] * power_FP * shine_FP
     return light, gloss_FP
 
 
-def _corner_shade(chunk, point):
+def _lamp(lamp_6F, point, normal, view):
+    """Lambert term over the squared distance, and the highlight (Blinn-Phong, exponent 16)."""
+    to = [lamp_6F[i, :, None] - point[i] for i in range(3)]
+    far2_FP = to[0] * to[0] + to[1] * to[1] + to[2] * to[2]
+    over_FP = torch.rsqrt(far2_FP + 1e-6)
+    lambert_FP = (to[0] * normal[0] + to[1] * normal[1] + to[2] * normal[2]) * over_FP
+    half = [to[i] * over_FP - view[i] for i in range(3)]
+    size2_FP = half[0] * half[0] + half[1] * half[1] + half[2] * half[2] + 1e-6
+    shine_FP = (half[0] * normal[0] + half[1] * normal[1] + half[2] * normal[2]).clamp_min(0)
+    return lambert_FP.clamp_min(0) / (far2_FP + 0.5), torch.pow(shine_FP * shine_FP / size2_FP, 8)
+
+
+def _corner_shade(scene, point):
     """Ambient light fades near the edges of the room and near the floor."""
-    gap = [chunk.slots_C[3 + i, :, :1] - (point[i] - chunk.slots_C[i, :, :1]).abs() for i in range(3)]
+    slots_C = scene["slots_C"]
+    gap = [slots_C[3 + i, :, :1] - (point[i] - slots_C[i, :, :1]).abs() for i in range(3)]
     low, high = torch.minimum(gap[0], gap[1]), torch.maximum(gap[0], gap[1])
     second = torch.maximum(low, torch.minimum(high, gap[2]))
     return 1 - 0.4 * torch.exp(-4.0 * second.clamp_min(0)) - 0.15 * torch.exp(-3.0 * point[2].clamp_min(0))
 
 
-def develop(linear_3FP, effects_9F, frame_F, height_px, width_px):
+def develop(linear_3FP, effects_9F, frame_F, grid_2P, middle_2):
     """Linear RGB -> sensor values in [0, 255]: vignette, exposure, white balance, tone curve, noise."""
-    index_P = torch.arange(height_px * width_px, device=linear_3FP.device)
-    column_P, row_P = index_P % width_px, index_P // width_px
-    x_P, y_P = (column_P - width_px / 2) / width_px, (row_P - height_px / 2) / width_px
-    fall_FP = 1 - effects_9F[5, :, None] * (x_P * x_P + y_P * y_P) * 1.6
-    seed_FP = (effects_9F[8].to(torch.int32) + 7919 * frame_F.to(torch.int32))[:, None]
+    x_P, y_P = (grid_2P[0] - middle_2[0]) / middle_2[0], (grid_2P[1] - middle_2[1]) / middle_2[0]
+    fall_FP = (1 - effects_9F[5, :, None] * (x_P * x_P + y_P * y_P) * 0.4) * effects_9F[0, :, None]
+    seed_F1 = (effects_9F[8].to(torch.int32) + 7919 * frame_F)[:, None]
     channels = []
     for i in range(3):
-        value_FP = (linear_3FP[i] * fall_FP * effects_9F[0, :, None] * effects_9F[1 + i, :, None]).clamp_min(1e-5)
-        value_FP = value_FP * (1 + 0.12 * value_FP) / (1 + 0.55 * value_FP * value_FP).sqrt()
+        value_FP = (linear_3FP[i] * fall_FP * effects_9F[1 + i, :, None]).clamp_min(1e-5)
+        value_FP = value_FP * (1 + 0.12 * value_FP) * torch.rsqrt(1 + 0.55 * value_FP * value_FP)
         value_FP = torch.exp(torch.log(value_FP) / effects_9F[4, :, None])
-        grain_FP = hash_unit(column_P.to(torch.int32), row_P.to(torch.int32), seed_FP + 31 * i)
-        grain_FP = grain_FP + hash_unit(column_P.to(torch.int32), row_P.to(torch.int32), seed_FP + 31 * i + 11)
+        grain_FP = hash_unit(grid_2P[0], grid_2P[1], seed_F1 + 31 * i)
+        grain_FP = grain_FP + hash_unit(grid_2P[0], grid_2P[1], seed_F1 + 31 * i + 11)
         value_FP = value_FP + (grain_FP - 1) * 2.4 * effects_9F[6, :, None]
         channels.append((value_FP * 255).clamp(0, 255))
     return torch.stack(channels)
 
 
+_KERNELS = (room_key, box_key, round_key, unpack_key, pixel_directions, lamp_directions, surface, paint, illuminate,
+            develop)  # fmt: skip
+
+
 @functools.cache
 def _kernels(compiled):
-    plain = SimpleNamespace(
-        nearest_hit=nearest_hit, pixel_directions=pixel_directions, lamp_directions=lamp_directions,
-        shade=_shade_flat, develop=develop,
-    )  # fmt: skip
-    if not compiled:
-        return plain
-    return SimpleNamespace(**{name: torch.compile(fn, dynamic=False) for name, fn in vars(plain).items()})
-
-
-def _shade_flat(tables, directions_3FP, depth_FP, slot_FP, lit_FP):
-    return shade(SimpleNamespace(**tables), directions_3FP, depth_FP, slot_FP, lit_FP)
+    """The pointwise functions by name, as they are or each compiled."""
+    wrap = functools.partial(torch.compile, dynamic=False) if compiled else lambda fn: fn
+    return SimpleNamespace(**{fn.__name__: wrap(fn) for fn in _KERNELS})
 
 
 def render_clips(
@@ -271,36 +326,33 @@ def _local(point_F3, slots_FK8):
 
 def _render_chunk(kernels, chunk, config):
     """Linear colour (3, F, P), z-depth and instance ids (F, P) of one chunk of frames."""
-    height, width, side = config.height_px, config.width_px, config.supersample
-    lens_F, instance_FK = chunk["lens_F"][0], chunk["instance_FK"][0]
-    tables = {k: chunk[k] for k in ("slots_C", "eye_3F", "lamp_6F", "lamp2_6F", "ambient_3F", "materials_MFN")}
-    tables |= dict(sharp_F=lens_F * side, shadow_bias=0.004)
-    if side == 1:
-        shifts = [(0.5, 0.5)]
-    else:
-        shifts = [((j + 0.5) / side, (i + 0.5) / side) for i in range(side) for j in range(side)]
-    total = 0.0
-    for shift in shifts:
-        total = total + _colour_pass(kernels, chunk, tables, shift, config)
-    shift_2 = torch.tensor([0.5, 0.5], device=lens_F.device)
-    rays_3FP = kernels.pixel_directions(chunk["poses_9F"], lens_F, shift_2, height, width)
-    depth_FP, slot_FP = kernels.nearest_hit(chunk["eye_KC"], chunk["slots_C"], rays_3FP)
-    ids_FP = instance_FK.gather(1, slot_FP.long()).to(torch.int16)
-    return total / len(shifts), depth_FP.clamp(1e-3, FAR_M), ids_FP
+    side = config.supersample
+    names = ("slots_C", "eye_3F", "lamp_6F", "lamp2_6F", "ambient_3F")
+    chunk["scene"] = {name: chunk[name] for name in names} | {"sharp_F": chunk["lens_F"][0] * side}
+    chunk["from_eye"] = _slot_groups(chunk["eye_KC"], chunk["slots_C"])
+    chunk["from_lamp"] = _slot_groups(chunk["lamp_KC"], chunk["slots_C"])
+    places = [((j + 0.5) / side, (i + 0.5) / side) for i in range(side) for j in range(side)]
+    colour_3FP = sum(_colour_pass(kernels, chunk, place, config) for place in places) / len(places)
+    depth_FP, slot_FP = nearest_hit(kernels, chunk["from_eye"], _rays(kernels, chunk, (0.5, 0.5), config))
+    ids_FP = chunk["instance_FK"][0].gather(1, slot_FP.long()).to(torch.int16)
+    return colour_3FP, depth_FP.clamp(1e-3, FAR_M), ids_FP
 
 
-def _colour_pass(kernels, chunk, tables, shift, config):
-    shift_2 = torch.tensor(shift, device=chunk["eye_3F"].device)
-    rays_3FP = kernels.pixel_directions(
-        chunk["poses_9F"], chunk["lens_F"][0], shift_2, config.height_px, config.width_px
-    )
-    depth_FP, slot_FP = kernels.nearest_hit(chunk["eye_KC"], chunk["slots_C"], rays_3FP)
+def _rays(kernels, chunk, place, config):
+    """Directions through one place in every pixel; place (0.5, 0.5) is the centre."""
+    height, width, lens_F = config.height_px, config.width_px, chunk["lens_F"][0]
+    middle_2 = torch.tensor([width / 2 - place[0], height / 2 - place[1]], device=lens_F.device)
+    return kernels.pixel_directions(chunk["poses_9F"], lens_F, middle_2, _pixel_grid(height, width, lens_F.device))
+
+
+def _colour_pass(kernels, chunk, place, config):
+    rays_3FP = _rays(kernels, chunk, place, config)
+    depth_FP, slot_FP = nearest_hit(kernels, chunk["from_eye"], rays_3FP)
+    lit_FP = torch.ones_like(depth_FP)
     if config.shadows:
         to_point_3FP = kernels.lamp_directions(chunk["eye_3F"], chunk["lamp_6F"], rays_3FP, depth_FP)
-        lit_FP, _ = kernels.nearest_hit(chunk["lamp_KC"], chunk["slots_C"], to_point_3FP)
-    else:
-        lit_FP = torch.ones_like(depth_FP)
-    return kernels.shade(tables, rays_3FP, depth_FP, slot_FP, lit_FP)
+        lit_FP, _ = nearest_hit(kernels, chunk["from_lamp"], to_point_3FP)
+    return shade(kernels, chunk, rays_3FP, depth_FP, slot_FP, lit_FP)
 
 
 def _photograph(kernels, linear_3FP, scenes, config):
@@ -313,13 +365,14 @@ def _photograph(kernels, linear_3FP, scenes, config):
     level_B = level_B.to(torch.float64) / 4096 / (frames * height * width)
     effects_B9[:, 0] = (effects_B9[:, 0] * 0.3 / (level_B + 0.02)).to(torch.float32)
     effects_9F = effects_B9.repeat_interleave(frames, 0).T.contiguous()
-    frame_F = torch.arange(frames, device=device).repeat(clips)
+    frame_F = torch.arange(frames, device=device, dtype=torch.int32).repeat(clips)
+    grid_2P, middle_2 = _pixel_grid(height, width, device), torch.tensor([width / 2 - 0.5, height / 2 - 0.5], device=device)
     kernel_F133 = _blur_kernels(effects_9F[7])
     images = []
     for start in range(0, clips * frames, CHUNK_FRAMES):
         part = torch.arange(start, start + CHUNK_FRAMES, device=device).clamp_max(clips * frames - 1)
         soft = _blur(linear_3FP[:, part], kernel_F133[part], height, width)
-        sensor = kernels.develop(soft, effects_9F[:, part].contiguous(), frame_F[part], height, width)
+        sensor = kernels.develop(soft, effects_9F[:, part].contiguous(), frame_F[part], grid_2P, middle_2)
         images.append(sensor.round().to(torch.uint8).transpose(0, 1)[: clips * frames - start])
     return torch.cat(images).reshape(clips, frames, 3, height, width)
 

@@ -4,6 +4,7 @@ Room axes: z up, floor at z = 0, corner at the origin, metres.
 Shapes: T frames, K primitive slots (room first, then boxes, spheres, cylinders), M material numbers.
 """
 
+import functools
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -256,10 +257,10 @@ def _fold(value_T2, low_2, high_2):
 
 def _camera(plan, rate_hz, speed):
     """A clear path; when the room is too full, things are taken out until there is one."""
+    clearance = functools.partial(_clearance, plan)
     for attempt in range(12):
-        poses_T44 = sample_path(
-            plan.rng, plan.room_m, lambda p: _clearance(plan, p), plan.times_s, rate_hz, speed * 0.85 ** (attempt // 2)
-        )
+        slower = speed * 0.85 ** (attempt // 2)
+        poses_T44 = sample_path(plan.rng, plan.room_m, clearance, plan.times_s, rate_hz, slower)
         if poses_T44 is not None:
             return poses_T44
         if attempt >= 3:
@@ -267,14 +268,15 @@ def _camera(plan, rate_hz, speed):
     raise RuntimeError("no clear camera path was found in the room; this is a bug in the sampling limits")
 
 
-def _clearance(plan, position_CT3):
+def _clearance(plan, position_CT3, frames=slice(None)):
     """Distance to walls and to the boxes around all primitives, metres: (C, T)."""
-    delta_CTK3 = position_CT3[:, :, None] - plan.slots_TK8[None, :, 1:, :3]
-    cos_TK, sin_TK = plan.slots_TK8[:, 1:, 6], plan.slots_TK8[:, 1:, 7]
+    slots_TK8 = plan.slots_TK8[frames, 1:]
+    delta_CTK3 = position_CT3[:, :, None] - slots_TK8[..., :3]
+    cos_TK, sin_TK = slots_TK8[..., 6], slots_TK8[..., 7]
     x_CTK = cos_TK * delta_CTK3[..., 0] + sin_TK * delta_CTK3[..., 1]
     y_CTK = cos_TK * delta_CTK3[..., 1] - sin_TK * delta_CTK3[..., 0]
     local_CTK3 = np.stack([x_CTK, y_CTK, delta_CTK3[..., 2]], -1)
-    outside_CTK3 = np.maximum(np.abs(local_CTK3) - plan.slots_TK8[:, 1:, 3:6], 0)
+    outside_CTK3 = np.maximum(np.abs(local_CTK3) - slots_TK8[..., 3:6], 0)
     things_CT = np.sqrt((outside_CTK3**2).sum(-1)).min(-1)
     walls_CT = np.minimum(position_CT3, plan.room_m - position_CT3).min(-1)
     return np.minimum(things_CT, walls_CT)
