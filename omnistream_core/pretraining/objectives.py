@@ -46,8 +46,8 @@ class GeometryWeights:
     gradient: float = 0.5
     rays: float = 1.0
     points: float = 0.2
-    quaternion: float = 4.0
-    translation: float = 2.0
+    quaternion: float = 12.0
+    translation: float = 6.0
     fov: float = 0.5
     alpha: float = 0.2
     metric: float = 0.3

@@ -27,6 +27,7 @@ from omnistream_core.pretraining.world import HELD_OUT_SEED, ClipBatch, WorldCon
 
 logger = logging.getLogger(__name__)
 
+SPAN_FRAMES = 16  # at the world's own rate: the longest time that a clip spans
 POOL_BATCHES = 32  # rendered batches that clips are drawn from
 
 
@@ -160,7 +161,9 @@ class _Run:
         self.next_seed += stage.clips
         if self.next_seed >= HELD_OUT_SEED:
             raise ConfigError(f"world seed {self.next_seed} is held out; training uses those below {HELD_OUT_SEED}")
-        world = replace(self.config.world, frames=stage.frames)
+        slowest = min(1.0, stage.frames / SPAN_FRAMES)  # short clips reach as far as long ones, in larger steps
+        rate_hz = self.config.world.rate_hz * slowest ** float(torch.rand(()))
+        world = replace(self.config.world, frames=stage.frames, rate_hz=rate_hz)
         return render_clips(seeds, world, device=self.config.device, compile=self.config.compile)
 
     def step(self, clips: ClipBatch) -> dict[str, float]:
