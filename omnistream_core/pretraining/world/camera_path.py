@@ -18,7 +18,7 @@ def sample_path(rng, room_m, clearance, times_s, rate_hz, speed):
     """
     mode = MODES[rng.integers(len(MODES))]
     paths = [_candidate(rng, mode, room_m, times_s, speed) for _ in range(_CANDIDATES)]
-    position_CT3, angles_CT3 = (np.stack(part) for part in zip(*paths))
+    position_CT3, angles_CT3 = (np.stack(part) for part in zip(*paths, strict=True))
     free_C = clearance(position_CT3).min(axis=1) > CLEARANCE_M
     turn_CT = np.abs(np.diff(np.unwrap(angles_CT3[..., 0], axis=1), axis=1, prepend=angles_CT3[:, :1, 0]))
     free_C &= turn_CT.max(axis=1) <= np.radians(75.0) / rate_hz
@@ -36,7 +36,8 @@ def _view_score(position_CT3, angles_CT3, room_m, clearance):
     ahead_CT2 = (np.where(over_CT2 > 0, room_m[:2], 0.0) - eye_CT3[..., :2]) * over_CT2
     score_C = np.minimum(ahead_CT2.min(axis=(1, 2)), 3.0)
     for reach_m in (0.7, 1.4):
-        score_C += np.minimum(clearance(eye_CT3 + reach_m * heading_CT3, slice(None, None, 3)).min(axis=1), 0.3).clip(-0.3) * 3
+        free_m_C = clearance(eye_CT3 + reach_m * heading_CT3, slice(None, None, 3)).min(axis=1)
+        score_C += 3 * free_m_C.clip(-0.3, 0.3)
     return score_C - score_C.min()
 
 

@@ -80,7 +80,7 @@ def round_key(best_FP, rows_CFK, number_K, directions_3FP):
     dx, dy, dz = (directions_3FP[i] + _TINY for i in range(3))
     over_z = 1.0 / dz
     for k in range(rows_CFK.shape[2]):
-        ox, oy, oz, hx, hy, hz, cos, sin = (rows_CFK[i, :, k, None] for i in range(8))
+        ox, oy, oz, hx, _, hz, cos, sin = (rows_CFK[i, :, k, None] for i in range(8))
         if k < SLOTS["sphere"]:
             span = _round_span(ox, oy, oz, hx, dx, dy, dz)
         else:
@@ -143,19 +143,19 @@ def pixel_directions(poses_9F, lens_F, middle_2, grid_2P):
 
 def lamp_directions(eye_3F, lamp_6F, directions_3FP, depth_FP):
     """From the main lamp to each hit point: (3, F, P)."""
-    return torch.stack([eye_3F[i, :, None] + directions_3FP[i] * depth_FP - lamp_6F[i, :, None] for i in range(3)])
+    return (eye_3F - lamp_6F[:3])[:, :, None] + directions_3FP * depth_FP
 
 
 def shade(kernels, chunk, directions_3FP, depth_FP, slot_FP, lit_FP):
-    """Linear RGB (3, F, P). lit_FP: ray parameter of the main lamp's first hit (1 = the point itself)."""
+    """Linear RGB, three (F, P). lit_FP: ray parameter of the main lamp's first hit (1 = the point itself)."""
     scene, materials_MFN = chunk["scene"], chunk["materials_MFN"]
-    spot_9FP, skin_FP = kernels.surface(scene, directions_3FP, depth_FP, slot_FP)
-    colour_3FP = kernels.paint(materials_MFN, spot_9FP, skin_FP)
-    return kernels.illuminate(scene, materials_MFN, spot_9FP, skin_FP, colour_3FP, directions_3FP, lit_FP)
+    spot, skin_FP = kernels.surface(scene, directions_3FP, depth_FP, slot_FP)
+    colour = kernels.paint(materials_MFN, spot, skin_FP)
+    return kernels.illuminate(scene, materials_MFN, spot, skin_FP, colour, directions_3FP, lit_FP)
 
 
 def surface(scene, directions_3FP, depth_FP, slot_FP):
-    """Point, normal, surface coordinates u, v and footprint (all metres) as (9, F, P); material index (F, P)."""
+    """Point, normal, surface coordinates u, v and footprint (all metres) and material index (int32)."""
     slot_FP = slot_FP.to(torch.int64)
     geometry = [scene["slots_C"][i].gather(1, slot_FP) for i in range(8)]
     point = [scene["eye_3F"][i, :, None] + directions_3FP[i] * depth_FP for i in range(3)]
@@ -164,22 +164,24 @@ def surface(scene, directions_3FP, depth_FP, slot_FP):
     facing_FP = -sum(directions_3FP[i] * normal[i] for i in range(3)) * torch.rsqrt(length2_FP)
     ray_m_FP = depth_FP * torch.sqrt(length2_FP)
     footprint_FP = ray_m_FP / (scene["sharp_F"][:, None] * facing_FP.clamp_min(0.12)) + 1e-4
-    return torch.stack([*point, *normal, u_FP, v_FP, footprint_FP]), skin_FP
+    return (*point, *normal, u_FP, v_FP, footprint_FP), skin_FP.to(torch.int32)
 
 
-def paint(materials_MFN, spot_9FP, skin_FP):
-    """Albedo of every hit: (3, F, P)."""
+def paint(materials_MFN, spot, skin_FP):
+    """Albedo of every hit: three (F, P)."""
+    skin_FP = skin_FP.to(torch.int64)
     material = {name: materials_MFN[i].gather(1, skin_FP) for name, i in INDEX.items()}
-    return torch.stack(albedo(material, spot_9FP[6], spot_9FP[7], spot_9FP[8]))
+    return albedo(material, spot[6], spot[7], spot[8])
 
 
-def illuminate(scene, materials_MFN, spot_9FP, skin_FP, colour_3FP, directions_3FP, lit_FP):
-    """Light from the lamps and the surroundings on painted points: (3, F, P)."""
+def illuminate(scene, materials_MFN, spot, skin_FP, colour, directions_3FP, lit_FP):
+    """Light from the lamps and the surroundings on painted points: three (F, P)."""
+    skin_FP = skin_FP.to(torch.int64)
     length_FP = torch.rsqrt(sum(directions_3FP[i] * directions_3FP[i] for i in range(3)))
     view = [directions_3FP[i] * length_FP for i in range(3)]
     specular_FP, glow_FP = (materials_MFN[INDEX[name]].gather(1, skin_FP) for name in ("specular", "emission"))
-    light, gloss_FP = _light(scene, spot_9FP[:3], spot_9FP[3:6], view, lit_FP, specular_FP)
-    return torch.stack([colour_3FP[i] * (light[i] + glow_FP) + gloss_FP for i in range(3)])
+    light, gloss_FP = _light(scene, spot[:3], spot[3:6], view, lit_FP, specular_FP)
+    return [colour[i] * (light[i] + glow_FP) + gloss_FP for i in range(3)]
 
 
 def _chart(geometry, point, slot_FP):
@@ -284,7 +286,7 @@ def render_clips(
         index_F = torch.arange(start, start + CHUNK_FRAMES, device=device).clamp_max(frames - 1)
         chunk = {name: value[:, index_F].contiguous() for name, value in tables.items()}
         parts = _render_chunk(kernels, chunk, config)
-        for kept, part in zip((linear, depth, ids), parts):
+        for kept, part in zip((linear, depth, ids), parts, strict=True):
             kept.append(part[..., : frames - start, :])
     linear_3FP = torch.cat(linear, 1)
     images_BT3HW = _photograph(kernels, linear_3FP, scenes, config)
@@ -332,7 +334,8 @@ def _render_chunk(kernels, chunk, config):
     chunk["from_eye"] = _slot_groups(chunk["eye_KC"], chunk["slots_C"])
     chunk["from_lamp"] = _slot_groups(chunk["lamp_KC"], chunk["slots_C"])
     places = [((j + 0.5) / side, (i + 0.5) / side) for i in range(side) for j in range(side)]
-    colour_3FP = sum(_colour_pass(kernels, chunk, place, config) for place in places) / len(places)
+    passes = [_colour_pass(kernels, chunk, place, config) for place in places]
+    colour_3FP = torch.stack([sum(channel) / len(places) for channel in zip(*passes, strict=True)])
     depth_FP, slot_FP = nearest_hit(kernels, chunk["from_eye"], _rays(kernels, chunk, (0.5, 0.5), config))
     ids_FP = chunk["instance_FK"][0].gather(1, slot_FP.long()).to(torch.int16)
     return colour_3FP, depth_FP.clamp(1e-3, FAR_M), ids_FP
@@ -366,7 +369,8 @@ def _photograph(kernels, linear_3FP, scenes, config):
     effects_B9[:, 0] = (effects_B9[:, 0] * 0.3 / (level_B + 0.02)).to(torch.float32)
     effects_9F = effects_B9.repeat_interleave(frames, 0).T.contiguous()
     frame_F = torch.arange(frames, device=device, dtype=torch.int32).repeat(clips)
-    grid_2P, middle_2 = _pixel_grid(height, width, device), torch.tensor([width / 2 - 0.5, height / 2 - 0.5], device=device)
+    grid_2P = _pixel_grid(height, width, device)
+    middle_2 = torch.tensor([width / 2 - 0.5, height / 2 - 0.5], device=device)
     kernel_F133 = _blur_kernels(effects_9F[7])
     images = []
     for start in range(0, clips * frames, CHUNK_FRAMES):

@@ -28,7 +28,7 @@ def sample_material(rng, families, *, brightness=(0.15, 0.85), saturation=(0.0, 
     """Row of material numbers. scale shrinks patterns for small things (1 = architectural size)."""
     row = dict.fromkeys(FIELDS, 0.0)
     first, second = (sample_colour(rng, brightness, saturation) for _ in range(2))
-    row.update(zip(FIELDS[:6], (*first, *second)))
+    row.update(zip(FIELDS[:6], (*first, *second), strict=True))
     row.update(cell_u_m=1e3, cell_v_m=1e3, grout_gain=1.0, noise_u_per_m=4.0, noise_v_per_m=4.0)
     row.update(noise_amp=rng.uniform(0.02, 0.12), emission=emission, seed=float(rng.integers(1, 1 << 20)))
     row["specular"] = rng.uniform(0.1, 0.6) if rng.random() < 0.3 else 0.0
@@ -67,7 +67,7 @@ def _planks(rng):
 
 def _wood_tone(rng):
     tone = rng.uniform(0.15, 0.8) * np.array([1.0, rng.uniform(0.55, 0.8), rng.uniform(0.25, 0.55)])
-    look = dict(zip(FIELDS[:6], (*tone, *(tone * rng.uniform(0.5, 0.8)))))
+    look = dict(zip(FIELDS[:6], (*tone, *(tone * rng.uniform(0.5, 0.8))), strict=True))
     look.update(noise_u_per_m=rng.uniform(1, 3), noise_v_per_m=rng.uniform(15, 40))
     look.update(noise_amp=rng.uniform(0.1, 0.3), noise_blend=rng.uniform(0, 0.5))
     return look
