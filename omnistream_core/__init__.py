@@ -1,8 +1,8 @@
 """OmniStream: one causal vision backbone for camera streams; depth, points, pose and features, frame by frame.
 
-    session = StreamSession.from_pretrained("omnistream-tiny")
-    for frame in open_source("walk.mcap"):
-        prediction = session.step(frame)
+session = StreamSession.from_pretrained("omnistream-tiny")
+for frame in open_source("walk.mcap"):
+    prediction = session.step(frame)
 """
 
 from __future__ import annotations

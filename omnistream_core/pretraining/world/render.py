@@ -11,6 +11,7 @@ C columns of a table. Room axes: z up. Camera axes as OpenCV.
 import functools
 from collections.abc import Sequence
 from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 import torch
@@ -49,7 +50,7 @@ def _slot_groups(origin_3FK, slots_8FK):
     rows_CFK = torch.cat([origin_3FK, slots_8FK[3:]])
     present_K = (slots_8FK[2] > -50).any(0)
     number_K = torch.arange(SLOT_COUNT, dtype=torch.int32, device=rows_CFK.device)
-    groups = dict(room=rows_CFK[:, :, :1].contiguous(), box=[], round=[])
+    groups: dict[str, Any] = {"room": rows_CFK[:, :, :1].contiguous(), "box": [], "round": []}
     spans = [("box", k, k + _BOX_GROUP) for k in range(1, FIRST["sphere"], _BOX_GROUP)]
     for kind, first, last in [*spans, ("round", FIRST["sphere"], SLOT_COUNT)]:
         if present_K[first:last].any():
@@ -281,7 +282,9 @@ def render_clips(
     tables = _tables(scenes, config, device)
     kernels = _kernels(bool(compile))
     frames = len(scenes) * config.frames
-    linear, depth, ids = [], [], []
+    linear: list[torch.Tensor] = []
+    depth: list[torch.Tensor] = []
+    ids: list[torch.Tensor] = []
     for start in range(0, frames, CHUNK_FRAMES):
         index_F = torch.arange(start, start + CHUNK_FRAMES, device=device).clamp_max(frames - 1)
         chunk = {name: value[:, index_F].contiguous() for name, value in tables.items()}
