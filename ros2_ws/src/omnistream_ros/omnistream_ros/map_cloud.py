@@ -33,10 +33,11 @@ class MapCloud:
         if voxel_m <= 0 or capacity < PROBES:
             raise ConfigError(f"map of {capacity} voxels of {voxel_m} m: more than 0 m, at least {PROBES} are needed")
         self._voxel_m, self._weight_limit = voxel_m, float(weight_limit)
+        # np.full writes every page now; np.zeros would leave that to the frames
         self._keys_s = np.full(capacity, _EMPTY)
-        self._means_s6 = np.zeros((capacity, 6), np.float32)
-        self._weights_s = np.zeros(capacity, np.float32)
-        self._last_s = np.zeros(capacity, np.int64)
+        self._means_s6 = np.full((capacity, 6), np.float32(0))
+        self._weights_s = np.full(capacity, np.float32(0))
+        self._last_s = np.full(capacity, np.int64(0))
         self._adds = 0
         self.replaced = 0
 

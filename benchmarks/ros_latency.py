@@ -1,0 +1,239 @@
+"""What the perception node adds to the time of the model: a camera, the node and a reader as three processes.
+
+    .venv/bin/python benchmarks/ros_latency.py --install ros2_ws/install [--seconds 20]
+
+The model is a stand-in that sleeps for a given time, so that what remains is the node and its transport: an image's age
+when its depth has arrived, less the model's step. Three rows: 0 ms for the latency, 20 ms for the rate, 100 ms for the
+dropping. Prints a Markdown table and JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import platform
+import signal
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+
+ROOT = Path(__file__).resolve().parents[1]
+for folder in (ROOT / "tests" / "ros", ROOT / "ros2_ws"):
+    sys.path.insert(0, str(folder))
+
+from build import installed_environment  # noqa: E402
+from ros_harness import TRANSPORT, Process, Workspace, image_message, info_message, new_domain, picture  # noqa: E402
+
+SIZE_HW, RATE_HZ = (480, 640), 30.0
+STEPS_MS = (0, 20, 100)
+READINGS = {"depth": ("depth/image",), "depth + points": ("depth/image", "points")}
+
+
+class StandIn:
+    """A session whose step is a sleep; what it predicts is always the same."""
+
+    def __init__(self, step_s: float, log: Path) -> None:
+        from omnistream_core.types import CameraModel, Prediction
+
+        height, width = SIZE_HW
+        self._step_s, self._log = step_s, log.open("w")
+        self._frames = 0
+        self.model = SimpleNamespace(config=SimpleNamespace(backbone=SimpleNamespace(depth=8)))
+        self.stats = SimpleNamespace(cache_bytes=0)
+        camera = CameraModel(width_px=width, height_px=height, fx_px=500, fy_px=500, cx_px=width / 2, cy_px=height / 2)
+        self._fixed = {
+            "features_hwD": np.zeros((6, 8, 192), np.float32),
+            "cls_D": np.zeros(192, np.float32),
+            "depth_m_HW": np.tile(np.linspace(1, 5, width, dtype=np.float32), (height, 1)),
+            "confidence_HW": np.full(SIZE_HW, 2, np.float32),
+            "model_rays_hw6": np.zeros((6, 8, 6), np.float32),
+            "world_from_camera_44": np.eye(4),
+            "fov_xy_rad": (1.1, 0.9),
+            "camera": camera,
+        }
+        self._prediction = Prediction
+
+    def step_many(self, frames: dict[int, Any]) -> dict[int, Any]:
+        start_ns = time.time_ns()
+        time.sleep(self._step_s)
+        predictions = {stream: self._predict(frame) for stream, frame in frames.items()}
+        print(next(iter(frames.values())).stamp_ns, time.time_ns() - start_ns, file=self._log, flush=True)
+        return predictions
+
+    def _predict(self, frame: Any) -> Any:
+        self._frames += 1
+        facts = {"index": frame.index, "stream_index": self._frames, "stamp_ns": frame.stamp_ns, "frame_id": frame.frame_id}
+        return self._prediction(**facts, **self._fixed)
+
+    def reset(self, streams: Any = None) -> None:
+        self._frames = 0
+
+    def fill(self, stream: int) -> int:
+        return min(self._frames, 17)
+
+
+def node_process(step_ms: str, log: str) -> None:
+    """The node with the stand-in."""
+    from omnistream_ros.perception_node import main
+
+    sys.argv = sys.argv[:1]
+    main(["node", "--ros-args", "-p", "autostart:=true"], session_factory=lambda _: StandIn(float(step_ms) / 1e3, Path(log)))
+
+
+def camera_process(seconds: str) -> None:
+    """A camera at 30 Hz: the stamp is the time at which the message is handed to the middleware."""
+    import rclpy
+    from rclpy.node import Node
+    from rclpy.qos import qos_profile_sensor_data
+    from sensor_msgs.msg import CameraInfo, Image
+
+    rclpy.init()
+    node = Node("camera")
+    images = node.create_publisher(Image, "image_raw", qos_profile_sensor_data)
+    infos = node.create_publisher(CameraInfo, "camera_info", qos_profile_sensor_data)
+    message, info = image_message(picture(0, SIZE_HW), 0), info_message(SIZE_HW, 0, focal_px=500.0)
+    while images.get_subscription_count() == 0:
+        time.sleep(0.05)
+    time.sleep(1.0)
+    start_s, count = time.monotonic(), round(float(seconds) * RATE_HZ)
+    for index in range(count):
+        time.sleep(max(0.0, start_s + index / RATE_HZ - time.monotonic()))
+        stamp_ns = time.time_ns()
+        for header in (message.header, info.header):
+            header.stamp.sec, header.stamp.nanosec = stamp_ns // 10**9, stamp_ns % 10**9
+        infos.publish(info)
+        images.publish(message)
+    print(f"sent {count}", flush=True)
+    rclpy.try_shutdown()
+
+
+def reader_process(out: str, *topics: str) -> None:
+    """When which stamp arrived on the last of the topics."""
+    import rclpy
+    from rclpy.executors import ExternalShutdownException
+    from rclpy.node import Node
+    from sensor_msgs.msg import Image, PointCloud2
+
+    rclpy.init()
+    node = Node("reader")
+    arrivals: list[tuple[int, int]] = []
+
+    def arrived(message: Any) -> None:
+        arrivals.append((message.header.stamp.sec * 10**9 + message.header.stamp.nanosec, time.time_ns()))
+
+    for topic in topics:
+        kind = PointCloud2 if topic == "points" else Image
+        callback = arrived if topic == topics[-1] else lambda _: None
+        node.create_subscription(kind, f"/perception_node/{topic}", callback, 10)
+    print("reading", flush=True)
+    try:
+        rclpy.spin(node)
+    except (KeyboardInterrupt, ExternalShutdownException):
+        pass
+    Path(out).write_text(json.dumps(arrivals))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Row:
+    """One row of the table."""
+
+    step_ms: int
+    reading: str
+    sent: int
+    received: int
+    output_hz: float
+    added_ms_p50: float
+    added_ms_p95: float
+    age_ms_p95: float
+    age_ms_growth: float
+
+
+def measure(workspace: Workspace, folder: Path, step_ms: int, reading: str, seconds: float) -> Row:
+    domain, here = new_domain(), Path(__file__)
+    steps, arrivals = folder / "steps", folder / "arrivals"
+    with (
+        workspace.script(here, domain, "node", str(step_ms), str(steps)) as node,
+        workspace.script(here, domain, "reader", str(arrivals), *READINGS[reading]) as reader,
+    ):
+        node.wait_for("configured")
+        reader.wait_for("reading")
+        with workspace.script(here, domain, "camera", str(seconds)) as camera:
+            sent = _sent(camera, seconds)
+        time.sleep(0.5)
+        reader.stop(signal.SIGINT)
+        assert node.stop(signal.SIGINT) == 0, node.text()
+    return _row(step_ms, reading, sent, steps, json.loads(arrivals.read_text()))
+
+
+def _sent(camera: Process, seconds: float) -> int:
+    camera.wait_for("sent", seconds + 120)
+    return int(camera.text().split("sent ")[1].split()[0])
+
+
+def _row(step_ms: int, reading: str, sent: int, steps: Path, arrivals: list[list[int]]) -> Row:
+    step_ns = {int(stamp): int(value) for stamp, value in (line.split() for line in steps.read_text().splitlines())}
+    settled = arrivals[len(arrivals) // 10 :]
+    age_ms = np.array([(arrived - stamp) / 1e6 for stamp, arrived in settled])
+    added_ms = np.array([(arrived - stamp - step_ns[stamp]) / 1e6 for stamp, arrived in settled])
+    half = len(age_ms) // 2
+    duration_s = (arrivals[-1][1] - arrivals[0][1]) / 1e9
+    return Row(
+        step_ms=step_ms,
+        reading=reading,
+        sent=sent,
+        received=len(arrivals),
+        output_hz=(len(arrivals) - 1) / duration_s,
+        added_ms_p50=float(np.percentile(added_ms, 50)),
+        added_ms_p95=float(np.percentile(added_ms, 95)),
+        age_ms_p95=float(np.percentile(age_ms, 95)),
+        age_ms_growth=float(np.median(age_ms[half:]) - np.median(age_ms[:half])),
+    )
+
+
+def markdown(rows: list[Row]) -> str:
+    load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
+    lines = [
+        f"{platform.machine()}, {os.cpu_count()} cores, load average {load}; {SIZE_HW[1]}x{SIZE_HW[0]} rgb8 at {RATE_HZ:g} Hz,"
+        " depth 32FC1, cloud float32 at stride 2.",
+        "",
+        "| model's step | read | sent | output | rate | added p50 | added p95 | age p95 | age, second half - first |",
+        "|---|---|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        lines.append(
+            f"| {row.step_ms} ms | {row.reading} | {row.sent} | {row.received} | {row.output_hz:.1f} Hz | "
+            f"{row.added_ms_p50:.1f} ms | {row.added_ms_p95:.1f} ms | {row.age_ms_p95:.1f} ms | {row.age_ms_growth:+.1f} ms |"
+        )
+    return "\n".join(lines)
+
+
+def main() -> None:
+    processes = {"node": node_process, "camera": camera_process, "reader": reader_process}
+    if len(sys.argv) > 1 and sys.argv[1] in processes:
+        processes[sys.argv[1]](*sys.argv[2:])
+        return
+    parser = argparse.ArgumentParser(description="Latency that the perception node adds to the model's.")
+    parser.add_argument("--install", type=Path, default=ROOT / "ros2_ws" / "install", help="of the built workspace")
+    parser.add_argument("--seconds", type=float, default=20.0, help="of each row")
+    arguments = parser.parse_args()
+    os.environ.update(TRANSPORT)
+    rows = []
+    with tempfile.TemporaryDirectory() as folder:
+        workspace = Workspace(arguments.install, installed_environment(arguments.install), Path(folder))
+        for step_ms in STEPS_MS:
+            for reading in READINGS if step_ms == 0 else ("depth",):
+                rows.append(measure(workspace, Path(folder), step_ms, reading, arguments.seconds))
+                print(rows[-1], file=sys.stderr, flush=True)
+    print(markdown(rows))
+    print(json.dumps([vars(row) for row in rows]))
+
+
+if __name__ == "__main__":
+    main()
