@@ -37,20 +37,28 @@ def trajectory_errors(predicted_T44: np.ndarray, true_T44: np.ndarray) -> dict[s
 
     Returns:
         ``ate_m``: root mean square distance of positions; ``ate_origin_m``: the same for staying at the origin;
+        ``ate_straight_m``: the same for going straight on at constant speed, which needs no look at the images;
         ``rpe_t_m``, ``rpe_r_deg``: root mean square error of the motion from frame to frame (Sturm et al. 2012), with
         the alignment's scale; ``path_m``: length of the true path.
     """
     predicted, true = (torch.as_tensor(p, dtype=torch.float64) for p in (predicted_T44, true_T44))
-    scale, rotation, translation = align_sim3(predicted[:, :3, 3], true[:, :3, 3])
-    aligned_T3 = scale * predicted[:, :3, 3] @ rotation.T + translation
-    step_t, step_r = _motion_errors(predicted, true, float(scale))
+    positions_T3 = true[:, :3, 3]
+    straight_T3 = torch.arange(len(true), dtype=torch.float64)[:, None] * torch.tensor([0.0, 0.0, 1.0])
+    scale = float(align_sim3(predicted[:, :3, 3], positions_T3)[0])
+    step_t, step_r = _motion_errors(predicted, true, scale)
     return {
-        "ate_m": _rms((aligned_T3 - true[:, :3, 3]).norm(dim=-1)),
-        "ate_origin_m": _rms((true[:, :3, 3] - true[:, :3, 3].mean(0)).norm(dim=-1)),
+        "ate_m": _ate(predicted[:, :3, 3], positions_T3),
+        "ate_origin_m": _ate(torch.zeros_like(positions_T3), positions_T3),
+        "ate_straight_m": _ate(straight_T3, positions_T3),
         "rpe_t_m": _rms(step_t),
         "rpe_r_deg": _rms(torch.rad2deg(step_r)),
-        "path_m": float(true[:, :3, 3].diff(dim=0).norm(dim=-1).sum()),
+        "path_m": float(positions_T3.diff(dim=0).norm(dim=-1).sum()),
     }
+
+
+def _ate(predicted_T3: torch.Tensor, true_T3: torch.Tensor) -> float:
+    scale, rotation, translation = align_sim3(predicted_T3, true_T3)
+    return _rms((scale * predicted_T3 @ rotation.T + translation - true_T3).norm(dim=-1))
 
 
 def constant_per_pixel(true_THW: np.ndarray, weights_THW: np.ndarray | None = None) -> np.ndarray:
