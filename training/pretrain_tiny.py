@@ -28,7 +28,7 @@ def recipe(minutes: float) -> TrainConfig:
         minutes=minutes,
         stages=(
             Stage(until=0.5, clips=16, frames=4),
-            Stage(until=0.8, clips=8, frames=8),
+            Stage(until=0.82, clips=8, frames=8),
             Stage(until=1.0, clips=4, frames=16),
         ),
     )

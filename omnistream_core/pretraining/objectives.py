@@ -44,10 +44,10 @@ class GeometryWeights:
 
     depth: float = 1.0
     gradient: float = 0.5
-    rays: float = 1.0
+    rays: float = 0.5
     points: float = 0.2
-    quaternion: float = 12.0
-    translation: float = 6.0
+    quaternion: float = 2.0
+    translation: float = 2.0
     fov: float = 0.5
     alpha: float = 0.2
     metric: float = 0.3
