@@ -13,12 +13,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import rclpy
 from geometry_msgs.msg import PoseStamped
 from omnistream_core.errors import SourceError
 from omnistream_core.sources import open_source
 from omnistream_core.sources.base import FrameSource, counts_text
 from omnistream_core.types import Frame
+from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
 from rosgraph_msgs.msg import Clock
@@ -33,6 +33,7 @@ from omnistream_ros.running import run
 
 NODE_NAME = "replay_node"
 CLOCK_PERIOD_S = 0.02
+INFO_READERS_S = 2.0
 RECORDED_WORLD = "recorded_world"
 
 
@@ -48,6 +49,9 @@ class ReplayNode(Node):
     def __init__(self, **arguments: Any) -> None:
         super().__init__(NODE_NAME, **arguments)
         self.exit_code = 0
+        self._is_playing, self._is_closing = threading.Event(), threading.Event()
+        self._source: FrameSource | None = None
+        self._thread: threading.Thread | None = None
         self._settings = ParameterTable(self, ReplaySettings, is_free=lambda: False).settings()
         if not self._settings.path:
             raise SourceError("parameter path: a bag, a video or a folder of images is needed")
@@ -62,9 +66,9 @@ class ReplayNode(Node):
             self._true_pose = self.create_publisher(PoseStamped, "truth/pose", qos)
         self.create_service(SetBool, "~/play", self._on_play)
         self._message, self._depth_message = Image(), Image()
-        self._is_playing, self._is_closing = threading.Event(), threading.Event()
         if self._settings.start_playing:
             self._is_playing.set()
+        self._finished = self.create_guard_condition(_end_process)
         self._pace = _Pace(self._settings.rate)
         self.published = 0
         self._thread = threading.Thread(target=self._run, name="omnistream_replay", daemon=True)
@@ -73,8 +77,10 @@ class ReplayNode(Node):
     def destroy_node(self) -> None:
         self._is_closing.set()
         self._is_playing.set()
-        self._thread.join()
-        self._source.close()
+        if self._thread is not None:
+            self._thread.join()
+        if self._source is not None:
+            self._source.close()
         super().destroy_node()
 
     def _on_play(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
@@ -83,6 +89,7 @@ class ReplayNode(Node):
         return response
 
     def _run(self) -> None:
+        assert self._source is not None
         try:
             self._wait_for_readers()
             while not self._is_closing.is_set():
@@ -96,11 +103,17 @@ class ReplayNode(Node):
             return
         self.get_logger().info(f"played {self.published} images{_remarks(self._source)}")
         if self._settings.exit_at_end:
-            rclpy.try_shutdown(context=self.context)
+            self._finished.trigger()
 
     def _wait_for_readers(self) -> None:
-        while self._image.get_subscription_count() < self._settings.wait_for_readers and not self._is_closing.wait(0.02):
+        """Of the images; then a little for those of camera_info, which belongs to the first image too."""
+        wanted = self._settings.wait_for_readers
+        while self._image.get_subscription_count() < wanted and not self._is_closing.wait(0.02):
             pass
+        deadline_s = time.monotonic() + INFO_READERS_S
+        while self._info.get_subscription_count() < wanted and time.monotonic() < deadline_s:
+            if self._is_closing.wait(0.02):
+                return
 
     def _play_once(self) -> None:
         self._pace.restart()
@@ -112,6 +125,7 @@ class ReplayNode(Node):
 
     def _stamped_frames(self) -> Iterator[tuple[Frame, int]]:
         """Those between ``start_s`` and ``stop_s`` of the recording."""
+        assert self._source is not None
         first_ns: int | None = None
         for frame in self._source:
             stamp_ns = frame.stamp_ns
@@ -160,6 +174,11 @@ class ReplayNode(Node):
         if frame.true_world_from_camera_44 is not None:
             pose = conversions.pose_message(frame.true_world_from_camera_44)
             self._true_pose.publish(PoseStamped(header=Header(stamp=header.stamp, frame_id=RECORDED_WORLD), pose=pose))
+
+
+def _end_process() -> None:
+    """In the executor's thread, which alone may take the node down."""
+    raise ExternalShutdownException
 
 
 class _Pace:
