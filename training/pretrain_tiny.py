@@ -21,11 +21,12 @@ from omnistream_core.pretraining.state import load_state
 from omnistream_core.pretraining.trainer import Stage, TrainConfig, train
 
 
-def recipe(minutes: float) -> TrainConfig:
+def recipe(minutes: float, device: str = "cpu") -> TrainConfig:
     """Short clips first, where most of what depth needs is learned; then longer ones, for motion and memory."""
     return TrainConfig(
         model=preset("tiny"),
         minutes=minutes,
+        device=device,
         stages=(
             Stage(until=0.5, clips=16, frames=4),
             Stage(until=0.82, clips=8, frames=8),
@@ -38,12 +39,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=Path("runs/tiny"), help="state, log and checkpoint go here")
     parser.add_argument("--minutes", type=float, default=30.0, help="length of the run, earlier starts included")
+    parser.add_argument("--device", default="cpu", help="cpu, or cuda where there is one")
     parser.add_argument(
         "--export", type=Path, help="do not train: write the newest state there as a bfloat16 checkpoint"
     )
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
-    config = recipe(arguments.minutes)
+    config = recipe(arguments.minutes, arguments.device)
     if arguments.export is None:
         train(config, arguments.out)
         return
