@@ -69,7 +69,12 @@ class StandIn:
 
     def _predict(self, frame: Any) -> Any:
         self._frames += 1
-        facts = {"index": frame.index, "stream_index": self._frames, "stamp_ns": frame.stamp_ns, "frame_id": frame.frame_id}
+        facts = {
+            "index": frame.index,
+            "stream_index": self._frames,
+            "stamp_ns": frame.stamp_ns,
+            "frame_id": frame.frame_id,
+        }
         return self._prediction(**facts, **self._fixed)
 
     def reset(self, streams: Any = None) -> None:
@@ -84,7 +89,10 @@ def node_process(step_ms: str, log: str) -> None:
     from omnistream_ros.perception_node import main
 
     sys.argv = sys.argv[:1]
-    main(["node", "--ros-args", "-p", "autostart:=true"], session_factory=lambda _: StandIn(float(step_ms) / 1e3, Path(log)))
+    main(
+        ["node", "--ros-args", "-p", "autostart:=true"],
+        session_factory=lambda _: StandIn(float(step_ms) / 1e3, Path(log)),
+    )
 
 
 def camera_process(seconds: str) -> None:
@@ -200,8 +208,8 @@ def _row(step_ms: int, reading: str, sent: int, steps: Path, arrivals: list[list
 def markdown(rows: list[Row]) -> str:
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     lines = [
-        f"{platform.machine()}, {os.cpu_count()} cores, load average {load}; {SIZE_HW[1]}x{SIZE_HW[0]} rgb8 at {RATE_HZ:g} Hz,"
-        " depth 32FC1, cloud float32 at stride 2.",
+        f"{platform.machine()}, {os.cpu_count()} cores, load average {load}; {SIZE_HW[1]}x{SIZE_HW[0]} rgb8 at "
+        f"{RATE_HZ:g} Hz, depth 32FC1, cloud float32 at stride 2.",
         "",
         "| model's step | read | sent | output | rate | added p50 | added p95 | age p95 | age, second half - first |",
         "|---|---|---|---|---|---|---|---|---|",
@@ -209,7 +217,8 @@ def markdown(rows: list[Row]) -> str:
     for row in rows:
         lines.append(
             f"| {row.step_ms} ms | {row.reading} | {row.sent} | {row.received} | {row.output_hz:.1f} Hz | "
-            f"{row.added_ms_p50:.1f} ms | {row.added_ms_p95:.1f} ms | {row.age_ms_p95:.1f} ms | {row.age_ms_growth:+.1f} ms |"
+            f"{row.added_ms_p50:.1f} ms | {row.added_ms_p95:.1f} ms | {row.age_ms_p95:.1f} ms | "
+            f"{row.age_ms_growth:+.1f} ms |"
         )
     return "\n".join(lines)
 

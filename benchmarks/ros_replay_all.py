@@ -1,4 +1,4 @@
-"""Every recording of a folder through replay_node into perception_node: counts, and the reconstructed clouds as pictures.
+"""Recordings through replay_node into perception_node: counts, and the reconstructed clouds as pictures.
 
     .venv/bin/python benchmarks/ros_replay_all.py RECORDING... --install ros2_ws/install --out out/ros [--rate 1.0]
 

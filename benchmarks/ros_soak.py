@@ -67,7 +67,8 @@ def start(workspace: Workspace, domain: int, checkpoint: str) -> Process:
 
 def listen(peer: Peer) -> list[Any]:
     """Everything is subscribed, so that everything is computed; the poses are counted."""
-    from nav_msgs.msg import Odometry, Path as PathMessage
+    from nav_msgs.msg import Odometry
+    from nav_msgs.msg import Path as PathMessage
     from sensor_msgs.msg import Image, PointCloud2
 
     counts: list[Any] = [0]
@@ -76,7 +77,12 @@ def listen(peer: Peer) -> list[Any]:
         counts[0] += 1
 
     peer.node.create_subscription(Odometry, "/perception_node/odometry", count, 10)
-    for topic, kind in (("depth/image", Image), ("feature_image", Image), ("points", PointCloud2), ("map", PointCloud2)):
+    for topic, kind in (
+        ("depth/image", Image),
+        ("feature_image", Image),
+        ("points", PointCloud2),
+        ("map", PointCloud2),
+    ):
         peer.node.create_subscription(kind, f"/perception_node/{topic}", lambda _: None, 2)
     peer.node.create_subscription(PathMessage, "/perception_node/path", lambda _: None, 2)
     return counts
@@ -95,7 +101,11 @@ def soak(process: Process, peer: Peer, frames: int) -> dict[str, Any]:
         peer.until(lambda before=before: counts[0] > before, 60, f"pose of frame {index}")
         if (index + 1) % max(1, min(1000, frames // 10)) == 0:
             samples.append((index + 1, rss_mb(process), descriptors(process)))
-            print(f"{index + 1} frames, {time.monotonic() - start_s:.0f} s, {samples[-1][1]:.1f} MB, {samples[-1][2]} fds", flush=True)
+            print(
+                f"{index + 1} frames, {time.monotonic() - start_s:.0f} s, "
+                f"{samples[-1][1]:.1f} MB, {samples[-1][2]} fds",
+                flush=True,
+            )
             peer.heard["/diagnostics"].clear()
     settled = [sample for sample in samples if sample[0] >= min(SETTLED_FRAMES, frames // 2)]
     memory = [sample[1] for sample in settled]

@@ -2,7 +2,8 @@
 
     .venv/bin/python ros2_ws/build.py [--base FOLDER] [colcon build arguments]
 
-FOLDER, the workspace itself by default, receives build/, install/ and log/. Afterwards `source FOLDER/install/setup.bash`.
+FOLDER, the workspace itself by default, receives build/, install/ and log/. Afterwards
+`source FOLDER/install/setup.bash`.
 """
 
 from __future__ import annotations

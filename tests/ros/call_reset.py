@@ -3,6 +3,7 @@
 import sys
 
 import rclpy
+
 from omnistream_msgs.srv import ResetStream
 
 rclpy.init()

@@ -69,6 +69,7 @@ def workspace(install: Path, tmp_path_factory: pytest.TempPathFactory) -> Worksp
 def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny model with fixed random weights."""
     import torch
+
     from omnistream_core.config import preset
     from omnistream_core.model import build_model
 

@@ -1,6 +1,6 @@
 """Run as a process: hears everything that one perception node says and leaves it in a file as plain arrays.
 
-    observer.py OUT POSES    ends when POSES odometry messages and half a second more have come
+observer.py OUT POSES    ends when POSES odometry messages and half a second more have come
 """
 
 from __future__ import annotations
@@ -16,11 +16,12 @@ import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from nav_msgs.msg import Odometry
 from nav_msgs.msg import Path as PathMessage
-from omnistream_msgs.msg import FeatureMap, StreamStatus
 from rclpy.node import Node
 from rclpy.qos import DurabilityPolicy, QoSProfile
 from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from tf2_msgs.msg import TFMessage
+
+from omnistream_msgs.msg import FeatureMap, StreamStatus
 
 DEPTH = QoSProfile(depth=50)
 LATCHED = QoSProfile(depth=10, durability=DurabilityPolicy.TRANSIENT_LOCAL)

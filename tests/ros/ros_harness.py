@@ -50,7 +50,9 @@ class Process:
     def __init__(self, command: list[str], env: dict[str, str], log: Path) -> None:
         self.log = log
         with log.open("wb") as stream:
-            self.process = subprocess.Popen(command, env=env, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                command, env=env, stdout=stream, stderr=subprocess.STDOUT, stdin=subprocess.DEVNULL
+            )
 
     def text(self) -> str:
         return self.log.read_text(errors="replace")
@@ -105,7 +107,14 @@ class Workspace:
         logs = {"ROS_LOG_DIR": str(self._logs)}
         return self._env | TRANSPORT | {"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"} | logs | extra
 
-    def run(self, executable: str, domain: int, parameters: dict[str, Any] | None = None, *, env: dict[str, str] | None = None) -> Process:
+    def run(
+        self,
+        executable: str,
+        domain: int,
+        parameters: dict[str, Any] | None = None,
+        *,
+        env: dict[str, str] | None = None,
+    ) -> Process:
         """``ros2 run omnistream_ros EXECUTABLE --ros-args -p ...``."""
         path = self.install / "omnistream_ros" / "lib" / "omnistream_ros" / executable
         arguments = [f"-p {name}:={_yaml(value)}".split(" ", 1) for name, value in (parameters or {}).items()]
@@ -217,7 +226,9 @@ class Peer:
         self.close()
 
 
-def image_message(pixels: np.ndarray, stamp_ns: int, *, encoding: str = "rgb8", frame_id: str = "camera_optical") -> Image:
+def image_message(
+    pixels: np.ndarray, stamp_ns: int, *, encoding: str = "rgb8", frame_id: str = "camera_optical"
+) -> Image:
     pixels = np.ascontiguousarray(pixels)
     message = Image(height=pixels.shape[0], width=pixels.shape[1], encoding=encoding)
     message.step = pixels.nbytes // pixels.shape[0]

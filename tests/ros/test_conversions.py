@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from ros_harness import image_message, info_message, picture
+from sensor_msgs.msg import CompressedImage, Image
+from std_msgs.msg import Header
+
 from omnistream_core.errors import ConfigError, SourceError
 from omnistream_core.types import CameraModel, Prediction
 from omnistream_ros import conversions
 from omnistream_ros.cloud import CloudBuilder, colours_of
-from ros_harness import image_message, info_message, picture
-from sensor_msgs.msg import CompressedImage, Image
-from std_msgs.msg import Header
 
 
 def pose(rotation_vector: tuple[float, float, float], translation: tuple[float, float, float]) -> np.ndarray:

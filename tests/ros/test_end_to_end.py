@@ -1,4 +1,4 @@
-"""Player, perception node and listener as three processes; everything heard is held against the core on the same frames."""
+"""Player, perception node and listener as processes; all that is heard is held against the core on the same frames."""
 
 from __future__ import annotations
 
@@ -9,15 +9,16 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from ros_harness import Workspace, info_message, new_domain, picture
+from rosbags import rosbag2
+from rosbags.typesys import Stores, get_typestore
+
 from omnistream_core.config import StreamConfig
 from omnistream_core.session import StreamSession
 from omnistream_core.sinks.drawing import FeaturePca
 from omnistream_core.sources import open_source
 from omnistream_core.types import Frame, Prediction
 from omnistream_ros import conversions
-from ros_harness import Workspace, info_message, new_domain, picture
-from rosbags import rosbag2
-from rosbags.typesys import Stores, get_typestore
 
 SIZE_HW, FRAMES, START_NS, STEP_NS = (96, 128), 12, 1_700_000_000_000_000_000, 500_000_000
 EVERYTHING = {"publish_features": True, "publish_depth_mm": True, "map_period_s": 0.0, "map_update_s": 0.0}
@@ -68,7 +69,9 @@ def heard(workspace: Workspace, checkpoint: Path, tmp_path_factory: pytest.TempP
     domain = new_domain()
     parameters = {"checkpoint": str(checkpoint), "autostart": True, "warm_up_width": 128, "warm_up_height": 96}
     with (
-        workspace.script(Path(__file__).with_name("observer.py"), domain, str(folder / "heard"), str(FRAMES)) as observer,
+        workspace.script(
+            Path(__file__).with_name("observer.py"), domain, str(folder / "heard"), str(FRAMES)
+        ) as observer,
         workspace.run("perception_node", domain, parameters | EVERYTHING) as node,
     ):
         node.wait_for("configured")
@@ -100,7 +103,11 @@ def pairs(heard: dict[str, list[Any]], topic: str) -> list[tuple[dict[str, Any],
 
 def pixels(message: dict[str, Any], dtype: str) -> np.ndarray:
     shape = message["height"], message["width"]
-    return np.frombuffer(message["data"].tobytes(), dtype).reshape(*shape, -1).squeeze(-1) if dtype != "u1" else np.frombuffer(message["data"].tobytes(), "u1").reshape(*shape, 3)
+    return (
+        np.frombuffer(message["data"].tobytes(), dtype).reshape(*shape, -1).squeeze(-1)
+        if dtype != "u1"
+        else np.frombuffer(message["data"].tobytes(), "u1").reshape(*shape, 3)
+    )
 
 
 def test_depth_is_equal(heard) -> None:

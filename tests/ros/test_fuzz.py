@@ -14,9 +14,10 @@ import pytest
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 from nav_msgs.msg import Odometry
-from omnistream_core.sources.image_codec import IMAGE_ENCODINGS
 from ros_harness import Peer, Process, Workspace, image_message, new_domain, picture
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2
+
+from omnistream_core.sources.image_codec import IMAGE_ENCODINGS
 
 BURST = 25
 TOPICS = {"raw": "image_raw", "compressed": "image_raw/compressed"}

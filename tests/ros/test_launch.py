@@ -13,8 +13,9 @@ from typing import Any
 
 import pytest
 import yaml
-from omnistream_ros.parameters import ReplaySettings, defaults
 from ros_harness import PROFILE, WORKSPACE
+
+from omnistream_ros.parameters import ReplaySettings, defaults
 
 BRINGUP = WORKSPACE / "src" / "omnistream_bringup"
 FILES = sorted((BRINGUP / "launch").glob("*.launch.py"))
@@ -72,7 +73,9 @@ def test_every_argument_is_declared_and_used(launch, path: Path) -> None:
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.name)
 def test_what_is_included_takes_the_arguments(launch, path: Path) -> None:
-    known = {e.args[0] for e in launch(BRINGUP / "launch" / "perception.launch.py") if e.kind == "DeclareLaunchArgument"}
+    known = {
+        e.args[0] for e in launch(BRINGUP / "launch" / "perception.launch.py") if e.kind == "DeclareLaunchArgument"
+    }
     for entity in launch(path):
         if entity.kind == "IncludeLaunchDescription":
             assert {name for name, _ in entity.kwargs["launch_arguments"]} <= known

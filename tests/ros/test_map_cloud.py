@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from omnistream_core.errors import ConfigError
 from omnistream_ros.map_cloud import PROBES, MapCloud
 
@@ -41,7 +42,9 @@ def test_it_never_grows_and_old_places_give_way() -> None:
 
 def test_points_that_are_no_places_are_left_out() -> None:
     cloud = MapCloud(voxel_m=0.1, capacity=100)
-    cloud.add(np.array([[np.nan, 0, 0], [np.inf, 0, 0], [1e30, 0, 0], [1, 2, 3]], np.float32), np.zeros((4, 3), np.uint8))
+    cloud.add(
+        np.array([[np.nan, 0, 0], [np.inf, 0, 0], [1e30, 0, 0], [1, 2, 3]], np.float32), np.zeros((4, 3), np.uint8)
+    )
     assert len(cloud) == 1
     cloud.add(np.empty((0, 3), np.float32), np.empty((0, 3), np.uint8))
     cloud.clear()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from ros_harness import WORKSPACE
+
 from omnistream_core.errors import ConfigError
 from omnistream_ros.parameters import (
     PerceptionSettings,
@@ -13,7 +15,6 @@ from omnistream_ros.parameters import (
     ranges,
     with_changes,
 )
-from ros_harness import WORKSPACE
 
 CONFIG = WORKSPACE / "src" / "omnistream_bringup" / "config"
 YAML_FILES = sorted(CONFIG.glob("*.yaml"))

@@ -8,11 +8,12 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
-from omnistream_ros import conversions
 from ros_harness import Peer, Workspace, new_domain, picture
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool
+
+from omnistream_ros import conversions
 
 COUNT = 20
 
@@ -32,7 +33,14 @@ def stamps_s(images: list[Image]) -> list[float]:
 
 def test_it_plays_every_image_in_its_own_time_and_ends(workspace: Workspace, folder: Path) -> None:
     domain = new_domain()
-    parameters = {"path": str(folder), "frame_rate_hz": 10.0, "rate": 0.5, "start_s": 0.5, "stop_s": 1.5, "wait_for_readers": 1}
+    parameters = {
+        "path": str(folder),
+        "frame_rate_hz": 10.0,
+        "rate": 0.5,
+        "start_s": 0.5,
+        "stop_s": 1.5,
+        "wait_for_readers": 1,
+    }
     with Peer(domain) as peer, workspace.run("replay_node", domain, parameters) as player:
         images, clock = peer.listen("image_raw", Image, 50), peer.listen("/clock", Clock, 100)
         peer.until(lambda: not player.is_alive(), 120, "the end")

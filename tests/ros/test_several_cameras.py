@@ -17,13 +17,17 @@ def test_two_cameras_in_one_node(workspace: Workspace, checkpoint: Path) -> None
         poses = {name: peer.listen(f"/perception_node/{name}/odometry", Odometry) for name in ("left", "right")}
         for index in range(6):
             for name in poses:
-                peer.publish(f"{name}/image_raw", image_message(picture(index), 10**18 + index * 33_000_000, frame_id=name))
+                peer.publish(
+                    f"{name}/image_raw", image_message(picture(index), 10**18 + index * 33_000_000, frame_id=name)
+                )
             peer.until(lambda: all(len(p) > index for p in poses.values()), 60, "both poses")  # noqa: B023
         for name, messages in poses.items():
             assert messages[-1].header.frame_id == f"{name}/odom"
             assert messages[-1].child_frame_id == f"{name}/camera_link"
         same = [(left.pose.pose, right.pose.pose) for left, right in zip(poses["left"], poses["right"], strict=True)]
-        assert all(abs(left.position.x - right.position.x) < 1e-5 for left, right in same), "the same images, the same path"
+        assert all(abs(left.position.x - right.position.x) < 1e-5 for left, right in same), (
+            "the same images, the same path"
+        )
 
         with workspace.script(Path(__file__).with_name("call_reset.py"), domain, "1", "2", "-1") as caller:
             assert caller.wait(120) == 0, caller.text()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+
 from omnistream_core.errors import ConfigError
 from omnistream_core.types import CameraModel
 from omnistream_ros.stream_guard import GuardLimits, StreamGuard, Verdict
@@ -19,7 +20,13 @@ class Stream:
     def __init__(self, **limits: float) -> None:
         self.guard = StreamGuard(GuardLimits(**limits))
 
-    def see(self, at_s: float, size_hw: tuple[int, int] = (480, 640), frame_id: str = "cam", model: CameraModel | None = None) -> Verdict:
+    def see(
+        self,
+        at_s: float,
+        size_hw: tuple[int, int] = (480, 640),
+        frame_id: str = "cam",
+        model: CameraModel | None = None,
+    ) -> Verdict:
         stamp_ns = START_NS + round(at_s * SECOND_NS)
         return self.guard.check(stamp_ns=stamp_ns, size_hw=size_hw, frame_id=frame_id, camera=model)
 

@@ -1,6 +1,6 @@
 """A USB camera through v4l2_camera, and the perception node behind it.
 
-    ros2 launch omnistream_bringup camera.launch.py device:=/dev/video0 rviz:=true
+ros2 launch omnistream_bringup camera.launch.py device:=/dev/video0 rviz:=true
 """
 
 from launch import LaunchDescription

@@ -1,6 +1,6 @@
 """The perception node alone, for a camera that is already running.
 
-    ros2 launch omnistream_bringup perception.launch.py image:=/camera/image_raw camera_info:=/camera/camera_info
+ros2 launch omnistream_bringup perception.launch.py image:=/camera/image_raw camera_info:=/camera/camera_info
 """
 
 from launch import LaunchDescription

@@ -1,6 +1,6 @@
 """A recording, played by the replay node into the perception node.
 
-    ros2 launch omnistream_bringup replay.launch.py path:=/data/walk.mcap rate:=0.5 rviz:=true
+ros2 launch omnistream_bringup replay.launch.py path:=/data/walk.mcap rate:=0.5 rviz:=true
 """
 
 from launch import LaunchDescription

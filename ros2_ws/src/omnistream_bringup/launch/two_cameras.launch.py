@@ -1,6 +1,6 @@
 """Two USB cameras, left/ and right/, as one batch of two streams in one perception node.
 
-    ros2 launch omnistream_bringup two_cameras.launch.py left:=/dev/video0 right:=/dev/video2
+ros2 launch omnistream_bringup two_cameras.launch.py left:=/dev/video0 right:=/dev/video2
 """
 
 from launch import LaunchDescription

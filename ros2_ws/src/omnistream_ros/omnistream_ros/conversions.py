@@ -1,7 +1,7 @@
 """The only place that turns OpenCV axes and wxyz quaternions into those of ROS, and messages into arrays and back.
 
-The camera's optical frame has OpenCV axes: x right, y down, z forward. Body frames have REP 103 axes: x forward, y left,
-z up. The world of a stream is the optical frame of its first image; ``odom`` is the same place with body axes.
+The camera's optical frame has OpenCV axes: x right, y down, z forward. Body frames have REP 103 axes: x forward,
+y left, z up. The world of a stream is the optical frame of its first image; ``odom`` is the same place with body axes.
 """
 
 from __future__ import annotations
@@ -14,13 +14,12 @@ import torch
 from builtin_interfaces.msg import Time
 from geometry_msgs.msg import Pose, Transform, TransformStamped
 from nav_msgs.msg import Odometry
-from omnistream_core.errors import ConfigError
-from omnistream_core.geometry import matrix_to_quaternion
-from omnistream_core.sources.image_codec import ImageError, decode_compressed, decode_image
-from omnistream_core.types import CameraModel
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image, PointCloud2, PointField
 from std_msgs.msg import Header
 
+from omnistream_core.geometry import matrix_to_quaternion
+from omnistream_core.sources.image_codec import ImageError, decode_compressed, decode_image
+from omnistream_core.types import CameraModel
 from omnistream_ros.cloud import FIELDS
 
 BODY_FROM_OPTICAL_44 = np.array([[0, 0, 1, 0], [-1, 0, 0, 0], [0, -1, 0, 0], [0, 0, 0, 1]], dtype=np.float64)

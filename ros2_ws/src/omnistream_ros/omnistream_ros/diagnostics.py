@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from builtin_interfaces.msg import Time
 from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
-from omnistream_msgs.msg import StreamStatus
 from std_msgs.msg import Header
 
+from omnistream_msgs.msg import StreamStatus
 from omnistream_ros.conversions import stamp_ns_of
 from omnistream_ros.status import STAGES, CameraReport
 
@@ -107,7 +107,9 @@ def diagnostic_status(name: str, report: CameraReport, about: Circumstances, age
     return DiagnosticStatus(level=level, name=name, message=sentence or "ok", hardware_id=about.topic, values=pairs)
 
 
-def stream_status(stamp: Time, report: CameraReport, about: Circumstances, age_s: float, window_s: float) -> StreamStatus:
+def stream_status(
+    stamp: Time, report: CameraReport, about: Circumstances, age_s: float, window_s: float
+) -> StreamStatus:
     """For ~/status."""
     return StreamStatus(
         header=Header(stamp=stamp, frame_id=report.frame_id),

@@ -10,9 +10,6 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry, Path
-from omnistream_core.sinks.drawing import FeaturePca
-from omnistream_core.types import Frame, Prediction
-from omnistream_msgs.msg import FeatureMap
 from rclpy.lifecycle import LifecycleNode
 from rclpy.lifecycle.publisher import LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -20,6 +17,9 @@ from sensor_msgs.msg import CameraInfo, Image, PointCloud2
 from std_msgs.msg import Header
 from tf2_msgs.msg import TFMessage
 
+from omnistream_core.sinks.drawing import FeaturePca
+from omnistream_core.types import Frame, Prediction
+from omnistream_msgs.msg import FeatureMap
 from omnistream_ros import conversions
 from omnistream_ros.cloud import CloudBuilder, colours_of
 from omnistream_ros.map_cloud import MapCloud
@@ -68,7 +68,9 @@ class CameraOutputs:
         self._map_points = conversions.point_cloud(("x", "y", "z", "rgb"))
         self._features = FeatureMap(dtype="float32", layer=facts.layer, checkpoint=facts.checkpoint, stream=stream)
         self._pca = FeaturePca()
-        self._map = MapCloud(voxel_m=settings.map_voxel_m, capacity=settings.map_capacity) if settings.publish_map else None
+        self._map = (
+            MapCloud(voxel_m=settings.map_voxel_m, capacity=settings.map_capacity) if settings.publish_map else None
+        )
         self._path: deque[PoseStamped] = deque(maxlen=settings.path_length)
         self._static_frame = ""
         self.reset()

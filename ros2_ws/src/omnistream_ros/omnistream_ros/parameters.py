@@ -1,4 +1,4 @@
-"""The parameters of both nodes: each a field with its default, its range and what it says. Nothing is declared elsewhere."""
+"""The parameters of both nodes: each a field with its default, its range and what it says. There are no others."""
 
 from __future__ import annotations
 
@@ -49,9 +49,7 @@ class PerceptionSettings:
 
     checkpoint: str = setting("omnistream-tiny", "bundled checkpoint, folder or hub id of the model")
     device: str = setting("cpu", "torch device of the model: cpu, cuda, cuda:0, ...")
-    dtype: str = setting(
-        "float32", "of weights, activations and memory", choices=("float32", "bfloat16", "float16")
-    )
+    dtype: str = setting("float32", "of weights, activations and memory", choices=("float32", "bfloat16", "float16"))
     window: int = setting(16, "recent images kept in a stream's memory", low=1, high=4096)
     sink: int = setting(1, "first images of a stream kept for ever beside the window", low=0, high=64)
     threads: int = setting(0, "CPU threads of the model; 0 leaves it to torch", low=0, high=256)
@@ -59,7 +57,7 @@ class PerceptionSettings:
     warm_up_height: int = setting(480, "height of the images to allocate for at configure, pixels", low=16, high=8192)
     autostart: bool = setting(False, "configure and activate at once, for machines without a lifecycle manager")
 
-    cameras: list[str] = setting(
+    cameras: list[str] = setting(  # noqa: RUF009  a field, not a value
         [""], "namespaces of the cameras, one stream each, taken as one batch; a single empty name: topics as they are"
     )
     transport: str = setting("raw", "image_raw, or image_raw/compressed", choices=("raw", "compressed"))
@@ -74,7 +72,11 @@ class PerceptionSettings:
         2.0, "pause between images after which the stream begins anew, seconds", low=0.05, high=3600.0, live=True
     )
     max_disorder_s: float = setting(
-        0.5, "a stamp further back than this is a jump of time, not a straggler, seconds", low=0.001, high=60.0, live=True
+        0.5,
+        "a stamp further back than this is a jump of time, not a straggler, seconds",
+        low=0.001,
+        high=60.0,
+        live=True,
     )
     intrinsics_tolerance: float = setting(
         0.02, "relative change of intrinsics at which the stream begins anew", low=1e-6, high=10.0, live=True
@@ -96,21 +98,33 @@ class PerceptionSettings:
 
     odom_frame: str = setting("odom", "frame of the stream's world, REP 103 axes; several cameras: <camera>/odom")
     camera_frame: str = setting("camera_link", "the camera with body axes (x forward, y left, z up); as odom_frame")
-    position_stddev_m: float = setting(0.05, "written into the odometry's covariance, metres", low=0.0, high=1e3, live=True)
-    angle_stddev_rad: float = setting(0.02, "written into the odometry's covariance, radians", low=0.0, high=10.0, live=True)
+    position_stddev_m: float = setting(
+        0.05, "written into the odometry's covariance, metres", low=0.0, high=1e3, live=True
+    )
+    angle_stddev_rad: float = setting(
+        0.02, "written into the odometry's covariance, radians", low=0.0, high=10.0, live=True
+    )
     path_length: int = setting(1000, "most poses of the path", low=1, high=100000)
-    path_period_s: float = setting(0.5, "shortest time between two poses of the path, seconds", low=0.0, high=3600.0, live=True)
+    path_period_s: float = setting(
+        0.5, "shortest time between two poses of the path, seconds", low=0.0, high=3600.0, live=True
+    )
 
-    points_organized: bool = setting(False, "keep the image's rows and columns, NaN where invalid; else valid points only", live=True)
+    points_organized: bool = setting(
+        False, "keep the image's rows and columns, NaN where invalid; else valid points only", live=True
+    )
     points_stride: int = setting(2, "every how manieth row and column becomes points", low=1, high=64, live=True)
     points_min_confidence: float = setting(1.0, "points below are left out", low=1.0, high=1e6, live=True)
     points_min_depth_m: float = setting(0.05, "points nearer are left out, metres", low=0.0, high=1e4, live=True)
     points_max_depth_m: float = setting(20.0, "points farther are left out, metres", low=0.01, high=1e4, live=True)
 
     map_voxel_m: float = setting(0.05, "edge of the map's voxels, metres", low=0.001, high=10.0)
-    map_capacity: int = setting(200000, "most voxels of the map; beyond, the longest unseen give way", low=1000, high=5000000)
+    map_capacity: int = setting(
+        200000, "most voxels of the map; beyond, the longest unseen give way", low=1000, high=5000000
+    )
     map_period_s: float = setting(1.0, "time between two maps on the topic, seconds", low=0.0, high=3600.0, live=True)
-    map_update_s: float = setting(0.2, "time between two images that go into the map, seconds", low=0.0, high=3600.0, live=True)
+    map_update_s: float = setting(
+        0.2, "time between two images that go into the map, seconds", low=0.0, high=3600.0, live=True
+    )
     map_stride: int = setting(4, "every how manieth row and column goes into the map", low=1, high=64)
 
     def __post_init__(self) -> None:

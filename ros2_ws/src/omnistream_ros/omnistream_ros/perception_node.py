@@ -1,7 +1,7 @@
-"""The lifecycle node that turns camera images into depth, points, pose and features. Its topics: README of the workspace.
+"""The lifecycle node that turns camera images into depth, points, pose and features. Topics: README of the workspace.
 
-Callbacks only enqueue. One worker thread decodes, steps and publishes, in order; resets and parameter changes take their
-turn among the images. The node runs in a SingleThreadedExecutor.
+Callbacks only enqueue. One worker thread decodes, steps and publishes, in order; resets and parameter changes take
+their turn among the images. The node runs in a SingleThreadedExecutor.
 """
 
 from __future__ import annotations
@@ -14,13 +14,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
-from omnistream_core.config import StreamConfig
-from omnistream_core.errors import OmniStreamError
-from omnistream_core.session import StreamSession
-from omnistream_msgs.msg import StreamStatus
-from omnistream_msgs.srv import ResetStream
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
@@ -29,6 +23,11 @@ from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
 from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 from std_srvs.srv import SetBool
 
+from omnistream_core.config import StreamConfig
+from omnistream_core.errors import OmniStreamError
+from omnistream_core.session import StreamSession
+from omnistream_msgs.msg import StreamStatus
+from omnistream_msgs.srv import ResetStream
 from omnistream_ros import diagnostics
 from omnistream_ros.outputs import CameraOutputs, ModelFacts
 from omnistream_ros.parameters import PerceptionSettings
@@ -53,9 +52,7 @@ def load_session(settings: PerceptionSettings) -> StreamSession:
 
     if settings.threads:
         torch.set_num_threads(settings.threads)
-    config = StreamConfig(
-        window=settings.window, sink=settings.sink, device=settings.device, dtype=settings.dtype
-    )
+    config = StreamConfig(window=settings.window, sink=settings.sink, device=settings.device, dtype=settings.dtype)
     session = StreamSession.from_pretrained(settings.checkpoint, config, streams=len(settings.cameras))
     session.warm_up((settings.warm_up_height, settings.warm_up_width))
     return session
@@ -174,9 +171,9 @@ class PerceptionNode(LifecycleNode):
 
     def _say_configured(self, settings: PerceptionSettings, session: StreamSession) -> None:
         self.get_logger().info(
-            f"configured: {settings.checkpoint}, {settings.dtype} on {settings.device}, {len(settings.cameras)} stream(s), "
-            f"window {settings.window} + sink {settings.sink} images, cache {session.stats.cache_bytes / 1e6:.1f} MB for "
-            f"images of {settings.warm_up_width}x{settings.warm_up_height} px"
+            f"configured: {settings.checkpoint}, {settings.dtype} on {settings.device}, "
+            f"{len(settings.cameras)} stream(s), window {settings.window} + sink {settings.sink} images, "
+            f"cache {session.stats.cache_bytes / 1e6:.1f} MB for images of {settings.warm_up_width}x{settings.warm_up_height} px"
         )
 
     def _release(self) -> None:
@@ -241,7 +238,9 @@ class PerceptionNode(LifecycleNode):
             self.get_logger().warning(sentence + (f" ({silent} more since the last such message)" if silent else ""))
 
     def _on_worker_error(self, error: Exception) -> None:
-        self._warn(f"worker {type(error).__name__}", f"an image could not be processed: {type(error).__name__}: {error}")
+        self._warn(
+            f"worker {type(error).__name__}", f"an image could not be processed: {type(error).__name__}: {error}"
+        )
 
     def _publish_diagnostics(self) -> None:
         now = self.get_clock().now().to_msg()
@@ -286,7 +285,8 @@ class PerceptionNode(LifecycleNode):
 def _same_intrinsics(one: CameraInfo, other: CameraInfo) -> bool:
     """So that an unchanged CameraInfo, which comes with every image, is parsed once."""
     return (
-        (one.width, one.height, one.binning_x, one.binning_y) == (other.width, other.height, other.binning_x, other.binning_y)
+        (one.width, one.height, one.binning_x, one.binning_y)
+        == (other.width, other.height, other.binning_x, other.binning_y)
         and one.roi == other.roi
         and (one.k == other.k).all()
         and one.d == other.d

@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
+from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+
 from omnistream_core.errors import ConfigError, OmniStreamError
 from omnistream_core.session import StreamSession
 from omnistream_core.sources.image_codec import ImageError, UnknownEncodingError
 from omnistream_core.types import CameraModel, Frame, Prediction
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
-
 from omnistream_ros import conversions
 from omnistream_ros.outputs import StepResult
 from omnistream_ros.parameters import PerceptionSettings
@@ -175,7 +175,9 @@ class Pipeline:
             old = self.session
             self.session = StreamSession(old.model, old.config, streams=old.streams)
             self._sizes.clear()
-            self.reset([s for s in range(len(self._cameras)) if s not in frames], "memory of too many image sizes freed")
+            self.reset(
+                [s for s in range(len(self._cameras)) if s not in frames], "memory of too many image sizes freed"
+            )
         self._sizes |= sizes
 
     def _publish(self, stream: int, arrival: Arrival, frame: Frame, prediction: Prediction) -> None:
@@ -189,9 +191,7 @@ class Pipeline:
         info = camera.info if frame.camera is not None else None
         camera.outputs.publish(StepResult(header=header, frame=frame, prediction=prediction, info=info))
         camera.stage_ms["publish"] = _ms_since(start_s)
-        camera.status.done(
-            time.monotonic(), arrival.arrived_s, frame.stamp_ns or 0, header.frame_id, camera.stage_ms
-        )
+        camera.status.done(time.monotonic(), arrival.arrived_s, frame.stamp_ns or 0, header.frame_id, camera.stage_ms)
 
     def _reset(self, stream: int, reason: str) -> None:
         camera = self._cameras[stream]

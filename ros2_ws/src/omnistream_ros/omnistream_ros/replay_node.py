@@ -14,10 +14,6 @@ from typing import Any
 
 import numpy as np
 from geometry_msgs.msg import PoseStamped
-from omnistream_core.errors import SourceError
-from omnistream_core.sources import open_source
-from omnistream_core.sources.base import FrameSource, counts_text
-from omnistream_core.types import Frame
 from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 from rclpy.qos import QoSProfile
@@ -26,6 +22,10 @@ from sensor_msgs.msg import CameraInfo, Image
 from std_msgs.msg import Header
 from std_srvs.srv import SetBool
 
+from omnistream_core.errors import SourceError
+from omnistream_core.sources import open_source
+from omnistream_core.sources.base import FrameSource, counts_text
+from omnistream_core.types import Frame
 from omnistream_ros import conversions
 from omnistream_ros.parameters import ReplaySettings
 from omnistream_ros.ros_parameters import ParameterTable

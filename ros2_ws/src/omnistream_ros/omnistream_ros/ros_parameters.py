@@ -6,12 +6,12 @@ import dataclasses
 from collections.abc import Callable
 from typing import Any, Generic, TypeVar
 
-from omnistream_core.errors import ConfigError
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, SetParametersResult
 from rclpy.exceptions import InvalidParameterTypeException, InvalidParameterValueException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from omnistream_core.errors import ConfigError
 from omnistream_ros.parameters import Range, complaint, ranges, with_changes
 
 Table = TypeVar("Table")

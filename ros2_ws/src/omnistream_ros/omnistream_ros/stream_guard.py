@@ -31,7 +31,7 @@ class GuardLimits:
     """
     Attributes:
         max_gap_s: seconds without an image after which the scene counts as another one.
-        max_disorder_s: a stamp up to this many seconds before its predecessor is a straggler; further back, time jumped.
+        max_disorder_s: a stamp up to this many seconds before its predecessor is a straggler; beyond, time jumped.
         intrinsics_tolerance: relative change of a focal length, or of the principal point over the focal length, that
             counts as another camera; autofocus moves them a little.
     """

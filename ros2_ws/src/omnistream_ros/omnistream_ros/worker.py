@@ -70,7 +70,9 @@ class Mailbox(Generic[Item]):
         return len(self._entries)
 
     def _is_batch_whole(self) -> bool:
-        return self._closed or len(self._entries) >= self._cameras or any(not isinstance(e, tuple) for e in self._entries)
+        return (
+            self._closed or len(self._entries) >= self._cameras or any(not isinstance(e, tuple) for e in self._entries)
+        )
 
     def _take_frames(self) -> dict[int, Item]:
         frames: dict[int, Item] = {}
