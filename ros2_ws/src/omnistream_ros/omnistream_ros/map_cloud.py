@@ -1,8 +1,8 @@
 """The accumulated cloud: one mean point and colour a voxel, in memory that is allocated once. No ROS.
 
 A hash table with open addressing over plain arrays. A voxel is looked for in ``PROBES`` slots that follow from its
-cell; where all of them are taken by others, the one that was hit longest ago gives way. So the map never grows, never slows
-down, and forgets old places before new ones.
+cell; where all of them are taken by others, the one that was hit longest ago gives way. So the map never grows,
+never slows down, and forgets old places before new ones.
 
 Shape letters: n points of one frame, s slots.
 """

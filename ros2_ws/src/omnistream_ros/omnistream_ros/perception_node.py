@@ -173,7 +173,8 @@ class PerceptionNode(LifecycleNode):
         self.get_logger().info(
             f"configured: {settings.checkpoint}, {settings.dtype} on {settings.device}, "
             f"{len(settings.cameras)} stream(s), window {settings.window} + sink {settings.sink} images, "
-            f"cache {session.stats.cache_bytes / 1e6:.1f} MB for images of {settings.warm_up_width}x{settings.warm_up_height} px"
+            f"cache {session.stats.cache_bytes / 1e6:.1f} MB for images of "
+            f"{settings.warm_up_width}x{settings.warm_up_height} px"
         )
 
     def _release(self) -> None:

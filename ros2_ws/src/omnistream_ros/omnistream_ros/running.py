@@ -16,7 +16,7 @@ SWITCH_INTERVAL_S = 0.001  # so that a busy worker thread lets the executor in
 
 
 def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
-    """Spin the node; its ``exit_code``, 0 without one, after a signal or its own end; 2 where parameters are illegal."""
+    """Spin; the node's ``exit_code``, else 0, after a signal or its own end; 2 where parameters are illegal."""
     sys.setswitchinterval(SWITCH_INTERVAL_S)
     rclpy.init(args=args)
     executor = SingleThreadedExecutor()
