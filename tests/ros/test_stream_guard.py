@@ -43,6 +43,14 @@ def test_a_gap_resets_once() -> None:
     assert stream.see(12.6).reset_reason == ""
 
 
+def test_images_that_were_left_out_are_no_gap() -> None:
+    guard = StreamGuard(GuardLimits(max_gap_s=2))
+    seen = {"size_hw": (480, 640), "frame_id": "cam"}
+    guard.check(stamp_ns=START_NS, **seen)
+    assert guard.check(stamp_ns=START_NS + 5 * SECOND_NS, silence_s=0.03, **seen) == Verdict(accept=True)
+    assert "gap of 4.0 s" in guard.check(stamp_ns=START_NS + 11 * SECOND_NS, silence_s=4.0, **seen).reset_reason
+
+
 def test_a_loop_resets_once() -> None:
     stream = Stream()
     for i in range(30):

@@ -24,6 +24,13 @@ def test_the_newest_frame_of_each_camera_wins() -> None:
     assert drain(mailbox) == [{1: 10, 0: 3}]
 
 
+def test_what_waits_can_keep_something_of_the_older_one() -> None:
+    mailbox: Mailbox[int] = Mailbox(1, merge=max)
+    for frame in (1, 7, 3):
+        mailbox.put(0, frame)
+    assert drain(mailbox) == [{0: 7}]
+
+
 def test_a_command_keeps_its_place() -> None:
     mailbox: Mailbox[int] = Mailbox(2)
     mailbox.put(0, 1)

@@ -29,6 +29,7 @@ from omnistream_core.session import StreamSession
 from omnistream_msgs.msg import StreamStatus
 from omnistream_msgs.srv import ResetStream
 from omnistream_ros import diagnostics
+from omnistream_ros.conversions import stamp_ns_of
 from omnistream_ros.outputs import CameraOutputs, ModelFacts
 from omnistream_ros.parameters import PerceptionSettings
 from omnistream_ros.pipeline import Arrival, Pipeline
@@ -39,6 +40,7 @@ from omnistream_ros.worker import Mailbox, Throttle, Worker
 
 NODE_NAME = "perception_node"
 DIAGNOSTICS_PERIOD_S = 1.0
+INFO_WAIT_S = 1.0  # images of a camera with a CameraInfo topic wait so long for its first message
 SessionFactory = Callable[[PerceptionSettings], StreamSession]
 
 
@@ -73,7 +75,10 @@ class PerceptionNode(LifecycleNode):
         self._activated_s = 0.0
         self._cameras: list[CameraStatus] = []
         self._outputs: list[CameraOutputs] = []
-        self._subscriptions_here: list[Any] = []
+        self._image_subscriptions: dict[int, Any] = {}
+        self._info_subscriptions: dict[int, Any] = {}
+        self._first_image_s: dict[int, float] = {}
+        self._newest_stamp_ns: dict[int, int] = {}
         self._infos: list[CameraInfo | None] = []
         self._incompatible: set[int] = set()
         self._refused_before: list[int] = []
@@ -104,7 +109,10 @@ class PerceptionNode(LifecycleNode):
         self._outputs = [CameraOutputs(self, settings, stream, facts) for stream in range(len(settings.cameras))]
         self._pipeline = Pipeline(session, settings, self._cameras, self._outputs, self._warn)
         wait_s = settings.batch_wait_s if len(settings.cameras) > 1 else 0.0
-        self._worker = Worker(Mailbox(len(settings.cameras), wait_s), self._pipeline.process, self._on_worker_error)
+        mailbox: Mailbox[Arrival] = Mailbox(
+            len(settings.cameras), wait_s, merge=lambda older, newer: newer.instead_of(older)
+        )
+        self._worker = Worker(mailbox, self._pipeline.process, self._on_worker_error)
         self._subscribe(settings)
         self._say_configured(settings, session)
         gc.collect()
@@ -157,17 +165,16 @@ class PerceptionNode(LifecycleNode):
         kind, suffix = (Image, "") if settings.transport == "raw" else (CompressedImage, "/compressed")
         for stream, camera in enumerate(settings.cameras):
             prefix = f"{camera}/" if camera else ""
+            if settings.use_camera_info:  # before the image: the executor serves them in this order
+                on_info = partial(self._on_camera_info, stream)
+                self._info_subscriptions[stream] = self.create_subscription(
+                    CameraInfo, f"{prefix}camera_info", on_info, qos
+                )
             events = SubscriptionEventCallbacks(incompatible_qos=partial(self._on_incompatible_qos, stream))
-            self._subscriptions_here.append(
-                self.create_subscription(
-                    kind, f"{prefix}image_raw{suffix}", partial(self._on_image, stream), qos, event_callbacks=events
-                )
+            on_image = partial(self._on_image, stream)
+            self._image_subscriptions[stream] = self.create_subscription(
+                kind, f"{prefix}image_raw{suffix}", on_image, qos, event_callbacks=events
             )
-            if settings.use_camera_info:
-                info_topic = f"{prefix}camera_info"
-                self._subscriptions_here.append(
-                    self.create_subscription(CameraInfo, info_topic, partial(self._on_camera_info, stream), qos)
-                )
 
     def _say_configured(self, settings: PerceptionSettings, session: StreamSession) -> None:
         self.get_logger().info(
@@ -181,13 +188,16 @@ class PerceptionNode(LifecycleNode):
         self._is_active = False
         if self._worker is not None:
             self._worker.stop()
-        for subscription in self._subscriptions_here:
+        for subscription in (*self._image_subscriptions.values(), *self._info_subscriptions.values()):
             self.destroy_subscription(subscription)
         for outputs in self._outputs:
             outputs.close()
-        self._subscriptions_here, self._outputs, self._cameras = [], [], []
+        self._outputs, self._cameras = [], []
         self._worker, self._pipeline = None, None
-        self._incompatible.clear()
+        for kept in (self._image_subscriptions, self._info_subscriptions, self._incompatible):
+            kept.clear()
+        self._first_image_s.clear()
+        self._newest_stamp_ns.clear()
         gc.unfreeze()
         gc.collect()
 
@@ -197,9 +207,30 @@ class PerceptionNode(LifecycleNode):
         if not (self._is_active and self._is_enabled) or self._worker is None:
             return
         now_s = time.monotonic()
-        arrival = Arrival(message=message, info=self._infos[stream], arrived_s=now_s)
+        if self._awaits_info(stream, now_s):
+            self._cameras[stream].arrived(now_s, replaced=False)
+            self._cameras[stream].refuse("came before camera_info")
+            return
+        arrival = Arrival(
+            message=message, info=self._infos[stream], arrived_s=now_s, silence_s=self._silence_s(stream, message)
+        )
         replaced = self._worker.mailbox.put(stream, arrival)
         self._cameras[stream].arrived(now_s, replaced=replaced)
+
+    def _silence_s(self, stream: int, message: Image | CompressedImage) -> float:
+        """Seconds of stamps since the image that came before."""
+        stamp_ns = stamp_ns_of(message.header.stamp)
+        before_ns = self._newest_stamp_ns.get(stream, stamp_ns)
+        self._newest_stamp_ns[stream] = stamp_ns
+        return (stamp_ns - before_ns) / 1e9
+
+    def _awaits_info(self, stream: int, now_s: float) -> bool:
+        """The camera publishes its intrinsics, and the first of them may still come."""
+        if self._infos[stream] is not None or stream not in self._info_subscriptions:
+            return False
+        if now_s - self._first_image_s.setdefault(stream, now_s) > INFO_WAIT_S:
+            return False
+        return bool(self._info_subscriptions[stream].get_publisher_count() > 0)
 
     def _on_camera_info(self, stream: int, message: CameraInfo) -> None:
         known = self._infos[stream]
@@ -259,7 +290,7 @@ class PerceptionNode(LifecycleNode):
     def _circumstances(self, stream: int, newest_input_s: float | None, refused: int) -> diagnostics.Circumstances:
         assert self._pipeline is not None
         settings, session = self._table.settings(), self._pipeline.session
-        topic = self._image_topics()[stream]
+        topic = self._image_subscriptions[stream]
         now_s = time.monotonic()
         newly_refused = refused - self._refused_before[stream]
         self._refused_before[stream] = refused
@@ -278,9 +309,6 @@ class PerceptionNode(LifecycleNode):
             cache_capacity=settings.window + settings.sink,
             cache_bytes=session.stats.cache_bytes,
         )
-
-    def _image_topics(self) -> list[Any]:
-        return [subscription for subscription in self._subscriptions_here if subscription.msg_type is not CameraInfo]
 
 
 def _same_intrinsics(one: CameraInfo, other: CameraInfo) -> bool:

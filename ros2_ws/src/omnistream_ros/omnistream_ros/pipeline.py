@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,11 +25,23 @@ MOST_IMAGE_SIZES = 4  # whose memory a session keeps; beyond, it is begun anew
 
 @dataclass(frozen=True, kw_only=True)
 class Arrival:
-    """An image as it came: the message, the newest CameraInfo then, and the monotonic time in seconds."""
+    """An image as it came.
+
+    Attributes:
+        message: the image.
+        info: the newest CameraInfo then; None without one.
+        arrived_s: monotonic time, seconds.
+        silence_s: stamps' difference to the image that came before, or the longest of those left out between; seconds.
+    """
 
     message: Image | CompressedImage
     info: CameraInfo | None
     arrived_s: float
+    silence_s: float = 0.0
+
+    def instead_of(self, older: Arrival) -> Arrival:
+        """This one in the place of an older one that is left out."""
+        return replace(self, silence_s=max(self.silence_s, older.silence_s))
 
 
 class Outputs(Protocol):
@@ -119,7 +131,11 @@ class Pipeline:
         intrinsics = self._intrinsics(stream, arrival.info, image_HW3.shape[:2])
         stamp_ns = conversions.stamp_ns_of(header.stamp)
         verdict = camera.guard.check(
-            stamp_ns=stamp_ns, size_hw=image_HW3.shape[:2], frame_id=header.frame_id, camera=intrinsics
+            stamp_ns=stamp_ns,
+            size_hw=image_HW3.shape[:2],
+            frame_id=header.frame_id,
+            camera=intrinsics,
+            silence_s=arrival.silence_s,
         )
         if not verdict.accept:
             camera.status.out_of_order()

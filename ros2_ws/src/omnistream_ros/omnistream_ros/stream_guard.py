@@ -58,10 +58,20 @@ class StreamGuard:
         self._stale_ns: list[int] = []
 
     def check(
-        self, *, stamp_ns: int, size_hw: tuple[int, int], frame_id: str, camera: CameraModel | None = None
+        self,
+        *,
+        stamp_ns: int,
+        size_hw: tuple[int, int],
+        frame_id: str,
+        camera: CameraModel | None = None,
+        silence_s: float | None = None,
     ) -> Verdict:
-        """The verdict on the next image; an accepted one becomes what its successor is compared with."""
-        reason = self._jump(stamp_ns)
+        """The verdict on the next image; an accepted one becomes what its successor is compared with.
+
+        ``silence_s`` is the longest pause between images that arrived since the last one seen here, where some were
+        left out: a camera that is faster than the model makes no gap. None where none was.
+        """
+        reason = self._jump(stamp_ns, silence_s)
         if reason is None:
             return Verdict(accept=False)
         reason = reason or self._change(size_hw, frame_id, camera)
@@ -77,13 +87,14 @@ class StreamGuard:
         self._stamp_ns = self._size_hw = self._camera = None
         self._stale_ns.clear()
 
-    def _jump(self, stamp_ns: int) -> str | None:
+    def _jump(self, stamp_ns: int, silence_s: float | None) -> str | None:
         """Why time broke off; "" if it did not; None for a straggler or a repeated stamp."""
         if self._stamp_ns is None:
             return ""
         ahead_s = (stamp_ns - self._stamp_ns) / 1e9
-        if ahead_s > self.limits.max_gap_s:
-            return f"gap of {ahead_s:.1f} s between images (max_gap_s is {self.limits.max_gap_s:g})"
+        gap_s = ahead_s if silence_s is None else min(ahead_s, silence_s)
+        if gap_s > self.limits.max_gap_s:
+            return f"gap of {gap_s:.1f} s between images (max_gap_s is {self.limits.max_gap_s:g})"
         if ahead_s > 0:
             return ""
         if -ahead_s > self.limits.max_disorder_s or self._runs_forward(stamp_ns):

@@ -21,10 +21,13 @@ class Mailbox(Generic[Item]):
     Args:
         cameras: number of cameras, numbered from 0.
         batch_wait_s: how long frames wait for those of the other cameras, so as to be taken together.
+        merge: makes the frame that waits of (older, newer); None takes the newer as it is.
     """
 
-    def __init__(self, cameras: int, batch_wait_s: float = 0.0) -> None:
-        self._cameras, self._batch_wait_s = cameras, batch_wait_s
+    def __init__(
+        self, cameras: int, batch_wait_s: float = 0.0, merge: Callable[[Item, Item], Item] | None = None
+    ) -> None:
+        self._cameras, self._batch_wait_s, self._merge = cameras, batch_wait_s, merge
         self._changed = threading.Condition()
         self._entries: deque[tuple[int, Item] | Command] = deque()
         self._closed = False
@@ -34,7 +37,8 @@ class Mailbox(Generic[Item]):
         with self._changed:
             older = next((e for e in self._entries if isinstance(e, tuple) and e[0] == camera), None)
             if older is not None:
-                self._entries.remove(older)
+                self._entries = deque(entry for entry in self._entries if entry is not older)
+                item = self._merge(older[1], item) if self._merge else item
             if not self._closed:
                 self._entries.append((camera, item))
             self._changed.notify_all()
