@@ -1,0 +1,261 @@
+"""Records expert episodes as one LeRobotDataset: successes only, in parallel, and never half an episode.
+
+Each success is written as a finished dataset of one episode into ``OUT.parts/`` and moved into place by one rename, so
+whatever stands there is whole; the parts are joined when there are enough. Killed and started again, the recording goes
+on with the seeds that are missing. The seeds that end up in the set do not depend on the number of workers.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import multiprocessing
+import os
+import shutil
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from lerobot_env_omnistream.config import RobosuiteEnvConfig
+from lerobot_env_omnistream.env import RobosuiteEnv
+from lerobot_env_omnistream.errors import SimError
+from lerobot_env_omnistream.experts import SCRIPTS, Expert
+from lerobot_env_omnistream.trials import env_of_process
+
+SETTINGS_FILE = "recording.json"
+EPISODE, FAILED, UNFINISHED, JOINED = "episode-", "failed-", "unfinished-", "joined"
+# More failures than this, and than half of the episodes asked for, and the recording gives up.
+FAILURES_ALLOWED = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """How far a recording is."""
+
+    recorded: int
+    failed: int
+    wanted: int
+
+
+def record(
+    config: RobosuiteEnvConfig,
+    episodes: int,
+    out: Path,
+    *,
+    first_seed: int = 0,
+    workers: int = 1,
+    show: Callable[[Progress], None] = lambda progress: None,
+) -> Path:
+    """Writes ``episodes`` successes of the task's expert to ``out``, from the first seeds that succeed.
+
+    Raises:
+        SimError: there is no expert or no camera, ``out`` holds something else, a recording with other settings was
+            begun there or is under way, or the expert fails too often.
+    """
+    _check(config, episodes, workers)
+    settings = {"env": config.settings(), "first_seed": first_seed, "episodes": episodes}
+    if _is_complete(out, settings):
+        show(Progress(recorded=episodes, failed=0, wanted=episodes))
+        return out
+    parts = out.with_name(out.name + ".parts")
+    parts.mkdir(parents=True, exist_ok=True)
+    with _locked(parts):
+        _begin_or_resume(parts, settings)
+        _fill(parts, settings, workers, show)
+        _join(parts, out, settings)
+    shutil.rmtree(parts)
+    return out
+
+
+def _check(config: RobosuiteEnvConfig, episodes: int, workers: int) -> None:
+    _require_datasets()
+    if config.task not in SCRIPTS:
+        raise SimError(f"there is no expert for {config.task!r}; there are: {', '.join(SCRIPTS)}")
+    if not config.cameras or not config.state_keys:
+        raise SimError("a recording needs at least one camera and one state key")
+    if episodes < 1 or workers < 1:
+        raise SimError(f"episodes is {episodes} and workers {workers}; both must be at least 1")
+
+
+def _require_datasets() -> None:
+    try:
+        import lerobot.datasets.lerobot_dataset  # noqa: F401
+    except Exception as error:  # a missing package raises ImportError; one of another version, anything
+        raise SimError(f"LeRobot's datasets do not load ({error}): pip install 'lerobot[dataset]'") from error
+
+
+def _is_complete(out: Path, settings: dict[str, Any]) -> bool:
+    """Whether ``out`` is this recording, finished; whatever else stands there is an error."""
+    if not out.exists():
+        return False
+    try:
+        recorded = json.loads((out / "meta" / SETTINGS_FILE).read_text())
+    except OSError:
+        raise SimError(f"{out} exists and is no recording; choose another folder") from None
+    _check_same(out, recorded, settings)
+    return True
+
+
+def _check_same(where: Path, recorded: dict[str, Any], settings: dict[str, Any]) -> None:
+    before, now = _flat(recorded), _flat(settings)
+    for name in (name for name in now if before.get(name) != now[name]):
+        raise SimError(f"{where} was recorded with {name} {before.get(name)}, not {now[name]}; choose another folder")
+
+
+def _flat(settings: dict[str, Any]) -> dict[str, Any]:
+    return settings["env"] | {name: settings[name] for name in ("first_seed", "episodes")}
+
+
+@contextmanager
+def _locked(parts: Path) -> Iterator[None]:
+    with (parts / "lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SimError(f"another recording is under way in {parts}") from None
+        yield
+
+
+def _begin_or_resume(parts: Path, settings: dict[str, Any]) -> None:
+    """Removes what a killed recording left unfinished, and holds its settings against ours."""
+    for leftover in [*parts.glob(f"{UNFINISHED}*"), parts / JOINED]:
+        shutil.rmtree(leftover, ignore_errors=True)
+    file = parts / SETTINGS_FILE
+    if file.exists():
+        _check_same(parts, json.loads(file.read_text()), settings)
+        return
+    temporary = parts / f"{SETTINGS_FILE}.tmp"
+    temporary.write_text(json.dumps(settings, indent=1))
+    temporary.replace(file)
+
+
+# ---- the episodes ----
+
+
+def _fill(parts: Path, settings: dict[str, Any], workers: int, show: Callable[[Progress], None]) -> None:
+    """Runs seeds in their order, as many at a time as may still be needed, until there are enough successes."""
+    wanted, environment = settings["episodes"], json.dumps(settings["env"])
+    done, failed = _seeds(parts, EPISODE), _seeds(parts, FAILED)
+    seeds = (seed for seed in count(settings["first_seed"]) if seed not in done and seed not in failed)
+    show(Progress(recorded=len(done), failed=len(failed), wanted=wanted))
+    if len(done) >= wanted:
+        return
+    running = {}
+    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver")) as pool:
+        while len(done) < wanted:
+            while len(running) < workers and len(done) + len(running) < wanted:
+                seed = next(seeds)
+                running[pool.submit(_record_seed, environment, seed, parts)] = seed
+            for future in wait(running, return_when=FIRST_COMPLETED).done:
+                (done if future.result() else failed).add(running.pop(future))
+            show(Progress(recorded=len(done), failed=len(failed), wanted=wanted))
+            if len(failed) > max(FAILURES_ALLOWED, wanted // 2):
+                raise SimError(f"the expert failed on {len(failed)} seeds and succeeded on {len(done)}: giving up")
+
+
+def _seeds(parts: Path, prefix: str) -> set[int]:
+    return {int(path.name.removeprefix(prefix)) for path in parts.glob(f"{prefix}*")}
+
+
+def _record_seed(environment: str, seed: int, parts: Path) -> bool:
+    """In a worker: one episode; a success stands in ``parts`` afterwards, a failure leaves a mark."""
+    env = env_of_process(environment)
+    frames = run_episode(env, seed)
+    if not frames[-1]["next.success"][0]:
+        (parts / f"{FAILED}{seed:08d}").touch()
+        return False
+    unfinished = parts / f"{UNFINISHED}{seed:08d}-{os.getpid()}"
+    write_dataset(env, frames, unfinished)
+    unfinished.rename(parts / f"{EPISODE}{seed:08d}")
+    return True
+
+
+def run_episode(env: RobosuiteEnv, seed: int) -> list[dict[str, Any]]:
+    """The frames of one expert episode with LeRobot's keys; the observation is the one that the action answers."""
+    observation, _ = env.reset(seed=seed)
+    expert = Expert(env.task, env.world, seed)
+    frames: list[dict[str, Any]] = []
+    ended = False
+    while not ended:
+        action = np.clip(expert.act(), -1, 1)
+        following, reward, success, truncated, _ = env.step(action)
+        ended = success or truncated
+        outcome = {
+            "next.reward": np.array([reward], np.float32),
+            "next.success": np.array([success]),
+            "next.done": np.array([ended]),
+        }
+        frames.append(_dataset_keys(observation) | {"action": action, "task": env.task_description} | outcome)
+        observation = following
+    return frames
+
+
+def _dataset_keys(observation: dict[str, Any]) -> dict[str, np.ndarray]:
+    images = {f"observation.images.{name}": image for name, image in observation["pixels"].items()}
+    geometry = {f"observation.{key}": value for key, value in observation.items() if _is_geometry(key)}
+    return {"observation.state": observation["agent_pos"]} | images | geometry
+
+
+def _is_geometry(key: str) -> bool:
+    return key.startswith(("intrinsics.", "world_from_camera."))
+
+
+def dataset_features(env: RobosuiteEnv) -> dict[str, dict[str, Any]]:
+    """LeRobot's description of what a recording of the environment holds. Depth is not recorded."""
+    config, space = env.config, env.observation_space
+    image = (config.image_height_px, config.image_width_px, 3)
+    names = ["height", "width", "channels"]
+    features = {
+        "observation.state": _numbers(space["agent_pos"].shape),
+        "action": _numbers(env.action_space.shape),
+        "next.reward": _numbers((1,)),
+        "next.success": _numbers((1,), "bool"),
+        "next.done": _numbers((1,), "bool"),
+    }
+    for camera in config.cameras:
+        features[f"observation.images.{camera}"] = {"dtype": "video", "shape": image, "names": names}
+    return features | {f"observation.{key}": _numbers(space[key].shape) for key in space if _is_geometry(key)}
+
+
+def _numbers(shape: tuple[int, ...], dtype: str = "float32") -> dict[str, Any]:
+    return {"dtype": dtype, "shape": shape, "names": None}
+
+
+def write_dataset(env: RobosuiteEnv, frames: list[dict[str, Any]], root: Path) -> None:
+    """A finished LeRobotDataset of one episode."""
+    from lerobot.datasets.lerobot_dataset import LeRobotDataset
+
+    dataset = LeRobotDataset.create(
+        repo_id=f"omnistream/{env.task.lower()}",
+        fps=env.config.fps,
+        features=dataset_features(env),
+        root=root,
+        robot_type=env.config.robot.lower(),
+        encoder_threads=1,
+    )
+    for frame in frames:
+        dataset.add_frame(frame)
+    dataset.save_episode(parallel_encoding=False)
+    dataset.finalize()
+
+
+# ---- the set ----
+
+
+def _join(parts: Path, out: Path, settings: dict[str, Any]) -> None:
+    """Joins the parts in the order of their seeds and moves the set into place by one rename."""
+    from lerobot.datasets.aggregate import aggregate_datasets
+
+    seeds = sorted(_seeds(parts, EPISODE))[: settings["episodes"]]
+    roots = [parts / f"{EPISODE}{seed:08d}" for seed in seeds]
+    name = f"omnistream/{settings['env']['task'].lower()}"
+    aggregate_datasets([name] * len(roots), name, roots=roots, aggr_root=parts / JOINED)
+    summary = settings | {"seeds": seeds, "failed_seeds": sorted(_seeds(parts, FAILED))}
+    (parts / JOINED / "meta" / SETTINGS_FILE).write_text(json.dumps(summary, indent=1))
+    (parts / JOINED).rename(out)

@@ -1,0 +1,44 @@
+"""Environments for the tests of the simulation: small images, and one world shared where it may be."""
+
+from __future__ import annotations
+
+import os
+
+import pytest
+
+pytest.importorskip("lerobot")
+pytest.importorskip("robosuite")
+
+from lerobot_env_omnistream import RobosuiteEnvConfig
+from lerobot_env_omnistream.env import RobosuiteEnv
+
+CAMERAS = ["agentview", "robot0_eye_in_hand"]
+
+
+@pytest.fixture(scope="session")
+def make_env():
+    """Makes an environment of small images from config fields; all are closed at the end."""
+    made = []
+
+    def make(**settings) -> RobosuiteEnv:
+        small = {"cameras": CAMERAS, "image_height_px": 64, "image_width_px": 80, "episode_length": 100}
+        made.append(RobosuiteEnv(RobosuiteEnvConfig(**(small | settings))))
+        return made[-1]
+
+    yield make
+    for env in made:
+        env.close()
+
+
+@pytest.fixture(scope="session")
+def lift_env(make_env) -> RobosuiteEnv:
+    """Lift with depth; whoever uses it resets it first."""
+    return make_env(depth=True)
+
+
+@pytest.fixture
+def renderer_variables(monkeypatch):
+    """Lets a test change the variables that choose a renderer."""
+    for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):
+        monkeypatch.setenv(name, os.environ.get(name, ""))
+    return monkeypatch
