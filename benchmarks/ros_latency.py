@@ -221,7 +221,8 @@ def markdown(rows: list[Row]) -> str:
         f"{platform.machine()}, {os.cpu_count()} cores, load average {load}; {SIZE_HW[1]}x{SIZE_HW[0]} rgb8 at "
         f"{RATE_HZ:g} Hz, depth 32FC1, cloud float32 at stride 2.",
         "",
-        "| model's step | read | sent | output | rate | added p50 | added p95 | age p95 | growth of age | CPU of the node |",
+        "| model's step | read | sent | output | rate | added p50 | added p95 | age p95 | growth of age |"
+        " CPU of the node |",
         "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
