@@ -50,7 +50,8 @@ def stack(arm: Arm) -> Iterator[np.ndarray]:
 def place_can(arm: Arm) -> Iterator[np.ndarray]:
     world = arm.world
     can = world.objects[world.object_id]
-    shift_m = np.array([*arm.rng.uniform(-0.04, 0.02, 2), arm.rng.uniform(0.1, 0.14)])
+    # The near corner of the bin: its middle is at the end of the arm's reach.
+    shift_m = arm.rng.uniform([-0.065, -0.085, 0.1], [-0.04, -0.055, 0.14])
     drop_m = world.target_bin_placements[world.object_id] + shift_m
     yaw_rad = NOMINAL_FINGER_YAW_RAD + arm.rng.uniform(-0.4, 0.4)
     down = pointing_down(NOMINAL_FINGER_YAW_RAD)
@@ -124,16 +125,18 @@ def _handle_grasp(arm: Arm, nut: Any, yaw_rad: float) -> Grasp:
 
 
 def _wrist_plan(nut_yaw_rad: float) -> tuple[float, float]:
-    """Heading of the fingers at the grasp, and the turn that squares the nut: those that strain the wrist least."""
-    headings = [nut_yaw_rad + np.pi / 2 + flip for flip in (0, np.pi)]
-    grasps = [nearest(heading, 2 * np.pi, NOMINAL_FINGER_YAW_RAD) for heading in headings]
-    base_turn = nearest(-nut_yaw_rad, np.pi / 2, 0)
-    turns = [base_turn + quarter * np.pi / 2 for quarter in (-1, 0, 1)]
-    plans = [(grasp, turn) for grasp in grasps for turn in turns]
+    """Heading of the fingers at the grasp, and the turn that squares the nut: those that strain the wrist least.
+
+    The handle must not end up pointing away from the robot: the hand would have to reach beyond the peg.
+    """
+    grasps = [nearest(nut_yaw_rad + np.pi / 2 + flip, 2 * np.pi, NOMINAL_FINGER_YAW_RAD) for flip in (0, np.pi)]
+    base_turn_rad = nearest(-nut_yaw_rad, np.pi / 2, 0)
+    turns = [base_turn_rad + quarter * np.pi / 2 for quarter in range(-2, 3)]
+    plans = [(grasp, turn) for grasp in grasps for turn in turns if np.cos(nut_yaw_rad + turn) < 0.5]
 
     def strain(plan: tuple[float, float]) -> float:
-        start, end = plan[0] - NOMINAL_FINGER_YAW_RAD, plan[0] + plan[1] - NOMINAL_FINGER_YAW_RAD
-        return max(abs(start), abs(end)) + 0.2 * abs(plan[1])
+        start_rad = plan[0] - NOMINAL_FINGER_YAW_RAD
+        return max(abs(start_rad), abs(start_rad + plan[1])) + 0.2 * abs(plan[1])
 
     return min(plans, key=strain)
 
