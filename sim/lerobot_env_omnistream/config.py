@@ -9,10 +9,12 @@ from typing import Any
 import gymnasium as gym
 from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
+from lerobot.processor import PolicyProcessorPipeline
 from lerobot.utils.constants import ACTION, OBS_IMAGES, OBS_STATE
 
 from lerobot_env_omnistream import tasks
 from lerobot_env_omnistream.errors import SimError
+from lerobot_env_omnistream.processor import FlatGeometryProcessorStep
 from lerobot_env_omnistream.rendering import BACKENDS
 
 RANGES: dict[str, tuple[float, float, str]] = {
@@ -135,6 +137,10 @@ class RobosuiteEnvConfig(EnvConfig):
     @property
     def gym_kwargs(self) -> dict[str, Any]:
         return {"config": self}
+
+    def get_env_processors(self) -> tuple[PolicyProcessorPipeline, PolicyProcessorPipeline]:
+        """What LeRobot puts between environment and policy: geometry as a recording holds it; actions as they are."""
+        return PolicyProcessorPipeline(steps=[FlatGeometryProcessorStep()]), PolicyProcessorPipeline(steps=[])
 
     def settings(self) -> dict[str, Any]:
         """Every field that the user sets, as plain values."""

@@ -198,7 +198,7 @@ def run_episode(env: RobosuiteEnv, seed: int) -> list[dict[str, Any]]:
 
 def _dataset_keys(observation: dict[str, Any]) -> dict[str, np.ndarray]:
     images = {f"observation.images.{name}": image for name, image in observation["pixels"].items()}
-    geometry = {f"observation.{key}": value for key, value in observation.items() if _is_geometry(key)}
+    geometry = {f"observation.{key}": value.ravel() for key, value in observation.items() if _is_geometry(key)}
     return {"observation.state": observation["agent_pos"]} | images | geometry
 
 
@@ -207,7 +207,8 @@ def _is_geometry(key: str) -> bool:
 
 
 def dataset_features(env: RobosuiteEnv) -> dict[str, dict[str, Any]]:
-    """LeRobot's description of what a recording of the environment holds. Depth is not recorded."""
+    """LeRobot's description of what a recording of the environment holds. Matrices lie row by row;
+    depth is not recorded."""
     config, space = env.config, env.observation_space
     image = (config.image_height_px, config.image_width_px, 3)
     names = ["height", "width", "channels"]
@@ -220,7 +221,8 @@ def dataset_features(env: RobosuiteEnv) -> dict[str, dict[str, Any]]:
     }
     for camera in config.cameras:
         features[f"observation.images.{camera}"] = {"dtype": "video", "shape": image, "names": names}
-    return features | {f"observation.{key}": _numbers(space[key].shape) for key in space if _is_geometry(key)}
+    matrices = {key: _numbers((space[key].shape[0] ** 2,)) for key in space if _is_geometry(key)}
+    return features | {f"observation.{key}": feature for key, feature in matrices.items()}
 
 
 def _numbers(shape: tuple[int, ...], dtype: str = "float32") -> dict[str, Any]:

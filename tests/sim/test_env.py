@@ -186,7 +186,10 @@ def test_lerobot_finds_and_builds_the_environment():
         assert batch["observation.world_from_camera.agentview"].shape == (2, 4, 4)
         assert vector.call("task_description") == ("lift the red cube",) * 2
         assert vector.call("_max_episode_steps") == (2, 2)
-        assert make_env_pre_post_processors(config, None)[0](batch).keys() >= {"observation.state"}
+        processed = make_env_pre_post_processors(config, None)[0](batch)
+        matrix_B44 = batch["observation.world_from_camera.agentview"]
+        assert processed["observation.world_from_camera.agentview"].equal(matrix_B44.reshape(2, 16))
+        assert processed["observation.images.agentview"].equal(batch["observation.images.agentview"])
         for _ in range(2):
             _, _, _, truncated, info = vector.step(np.zeros((2, 7), np.float32))
         assert truncated.all() and info["is_success"].tolist() == [False, False]

@@ -94,8 +94,8 @@ def check_dataset(root, episodes: int) -> None:
     assert frame["task"] == "lift the red cube"
     assert frame["observation.images.agentview"].shape == (3, 64, 64)
     assert frame["observation.state"].shape == (16,) and frame["action"].shape == (7,)
-    assert frame["observation.intrinsics.agentview"].shape == (3, 3)
-    assert frame["observation.world_from_camera.agentview"].shape == (4, 4)
+    assert frame["observation.intrinsics.agentview"].shape == (9,)
+    assert frame["observation.world_from_camera.agentview"].shape == (16,)
     ends = np.cumsum(lengths) - 1
     done = np.array([bool(value) for value in dataset.hf_dataset["next.done"]])
     assert np.flatnonzero(done).tolist() == ends.tolist()
