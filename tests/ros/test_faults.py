@@ -117,8 +117,11 @@ def test_malformed_images_are_refused_by_name(robot: Robot, changes: dict[str, A
     assert len(robot.poses()) == before
 
 
-@pytest.mark.parametrize("fault", ["nan", "zero focal length", "infinite", "zero size"])
-def test_camera_info_without_sense_is_refused(robot: Robot, fault: str) -> None:
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("nan", "= (nan,"), ("zero focal length", "= (0.0,"), ("infinite", "= (inf,"), ("zero size", "size 0x0 px")],
+)
+def test_camera_info_without_sense_is_refused(robot: Robot, fault: str, reason: str) -> None:
     info = info_message((96, 128), robot.stamp_ns)
     if fault == "zero size":
         info.width = info.height = 0
@@ -127,7 +130,9 @@ def test_camera_info_without_sense_is_refused(robot: Robot, fault: str) -> None:
     for _ in range(5):  # best effort: the first may come before the reader is there
         robot.peer.publish("camera_info", info)
         robot.works()
-    robot.process.wait_for("camera_info refused", 10)
+    robot.process.wait_for("camera_info refused: ", 10)
+    refusals = [line for line in robot.process.text().splitlines() if "camera_info refused: " in line]
+    assert any(reason in line for line in refusals), refusals
 
 
 def test_a_change_of_size_resets_once_and_goes_on(robot: Robot) -> None:

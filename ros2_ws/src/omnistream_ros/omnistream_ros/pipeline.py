@@ -164,7 +164,7 @@ class Pipeline:
                         f"{camera.name}: camera_info has a distortion, points assume a pinhole: give rectified images",
                     )
             except ConfigError as error:
-                self._warn(f"{camera.name} camera_info", f"{camera.name}: camera_info refused: {error}")
+                self._warn(f"{camera.name} info {error}", f"{camera.name}: camera_info refused: {error}")
         if camera.model is None or (camera.model.height_px, camera.model.width_px) == size_hw:
             return camera.model
         self._warn(
