@@ -179,7 +179,9 @@ class Disturbances:
 def _free_place(rng: np.random.Generator, centre: np.ndarray, taken: list[np.ndarray]) -> np.ndarray:
     """(2,) a place clear of those taken; the clearest of many where all are crowded."""
     places = centre + rng.uniform(-DISTRACTOR_REACH_M, DISTRACTOR_REACH_M, (200, 2))
-    clearances = np.min([np.linalg.norm(places - other, axis=1) for other in taken], axis=0)
+    clearances = np.full(len(places), np.inf)
+    for other in taken:
+        clearances = np.minimum(clearances, np.linalg.norm(places - other, axis=1))
     free = np.flatnonzero(clearances > DISTRACTOR_CLEARANCE_M)
     return places[free[0] if len(free) else clearances.argmax()]
 

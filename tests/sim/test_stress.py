@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from lerobot_env_omnistream.stress import _free_place
+
 CAMERA = "agentview"
 ACTIONS = np.random.default_rng(0).uniform(-1, 1, (6, 7))
 STATE, POSE, IMAGE, DEPTH, K = (
@@ -79,6 +81,15 @@ def test_a_delayed_action_takes_effect_late(make_env, calm):
     still_m = np.abs(np.array(states[:2])[:, 7:10] - start[7:10]).max()
     moved_m = np.abs(calm[STATE][1:3, 7:10] - calm[STATE][0, 7:10]).max()
     assert still_m < 0.3 * moved_m
+
+
+def test_a_crowded_place_is_the_clearest_and_an_empty_one_is_free():
+    rng = np.random.default_rng(0)
+    middle = np.zeros(2)
+    assert np.abs(_free_place(rng, middle, [])).max() <= 0.3
+    grid = [np.array([x, y]) for x in np.linspace(-0.3, 0.3, 9) for y in np.linspace(-0.3, 0.3, 9)]
+    place = _free_place(rng, middle, grid)
+    assert 0.03 < np.min(np.linalg.norm(np.array(grid) - place, axis=1)) < 0.12
 
 
 def test_distractors_stand_on_the_table_clear_of_the_cube(make_env):
