@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import re
 import warnings
 from contextlib import contextmanager
@@ -43,16 +44,19 @@ class TaskDescription:
 
 def robosuite_module() -> Any:
     """robosuite, imported late and quietly: the import takes seconds, logs, and would choose a renderer by itself."""
-    import os
-
     if not os.environ.get("MUJOCO_GL"):
         try:
             choose_backend()
         except SimError:  # physics alone needs no renderer; who asks for images gets the error then
             pass
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        import robosuite
+    disabled_before = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import robosuite
+    finally:
+        logging.disable(disabled_before)
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     return robosuite
 
