@@ -138,11 +138,11 @@ def test_depth_unprojects_onto_table_and_cube(lift_env):
     model = lift_env.world.sim.model
     on_table = lift_env.geom_ids("agentview") == model.geom_name2id("table_visual")
     assert on_table.sum() > 500
-    np.testing.assert_allclose(points_m[on_table][:, 2], lift_env.world.table_offset[2], atol=2e-3)
+    np.testing.assert_allclose(points_m[on_table][:, 2], lift_env.world.table_offset[2], atol=4e-3)
     mask_HW, centre_m = seen_cube(lift_env, "agentview")
     half_diagonal_m = np.linalg.norm(lift_env.world.cube.size)
     distance_m = np.linalg.norm(points_m[mask_HW] - centre_m, axis=1)
-    assert (distance_m < half_diagonal_m + 2e-3).all()
+    assert (distance_m < half_diagonal_m + 4e-3).all()
 
 
 def test_projection_and_its_inverse_agree():
@@ -236,6 +236,7 @@ def test_stepping_before_a_reset_and_odd_actions_are_refused(make_env):
 
 
 def test_a_missing_renderer_says_how_to_get_one(renderer_variables):
+    renderer_variables.setenv("MUJOCO_GL", "")
     renderer_variables.setattr(rendering.ctypes.util, "find_library", lambda name: None)
     with pytest.raises(SimError, match=r"no renderer.*libegl1.*libosmesa6.*MUJOCO_GL"):
         rendering.choose_backend("auto")
