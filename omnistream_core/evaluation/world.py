@@ -32,7 +32,8 @@ def evaluate_world(
     Returns:
         ``abs_rel`` and ``delta_1.25`` with one scale a clip; ``abs_rel_constant`` of the best constant-per-pixel
         predictor, fitted to these very clips at unit scale; ``abs_rel_ratio`` of the two; ``ate_m``, ``ate_origin_m``
-        (staying at the origin), ``ate_straight_m`` and ``ate_ratio``, of the sums of the first two; ``rpe_t_m``, ``rpe_r_deg``; ``clips``, ``frames``.
+        (staying at the origin), ``ate_straight_m`` and ``ate_ratio``, of the sums of the first two; ``rpe_t_m``,
+        ``rpe_r_deg``; ``clips``, ``frames``.
     """
     world = replace(world or WorldConfig(), frames=frames)
     figures: list[dict[str, float]] = []

@@ -40,7 +40,8 @@ class GeometryTruth:
 @dataclass(frozen=True, kw_only=True)
 class GeometryWeights:
     """Weight of each term; ``alpha`` is that of the log-confidence, ``metric`` the share of the loss without free
-    scale."""
+    scale. ``translation_squared`` weighs the squared error: where the images leave the motion open, it asks for the
+    mean of what is possible, while the absolute error asks for the median, which is to stay put."""
 
     depth: float = 1.0
     gradient: float = 0.5
@@ -48,6 +49,7 @@ class GeometryWeights:
     points: float = 0.2
     quaternion: float = 2.0
     translation: float = 2.0
+    translation_squared: float = 0.0
     fov: float = 0.5
     alpha: float = 0.2
     metric: float = 0.3
@@ -114,7 +116,8 @@ def camera_terms(
     fov = fov_from_intrinsics(truth.intrinsics_B33, h, w)[:, None]
     return {
         "quaternion": weights.quaternion * (output.quaternion_BT4 - sign * quaternion).abs().mean(),
-        "translation": weights.translation * translation_error.abs().mean(),
+        "translation": weights.translation * translation_error.abs().mean()
+        + weights.translation_squared * translation_error.square().sum(-1).mean(),
         "fov": weights.fov * (output.fov_xy_rad_BT2 - fov).abs().mean(),
     }
 

@@ -55,6 +55,7 @@ class TrainConfig:
         stages: in order; the last ends at 1.
         minutes: length of the run, time spent in earlier starts of it included. The schedule follows the clock, so
             that a run ends annealed on a machine of any speed.
+        start: state of an earlier run whose weights this run begins with; None begins with random ones.
         lr: peak learning rate of both optimisers.
         warmup_steps: linear rise.
         reuse: how often a rendered clip is seen on average, mirrored half of the time; 1 renders every batch afresh.
@@ -68,6 +69,7 @@ class TrainConfig:
     weights: GeometryWeights = field(default_factory=GeometryWeights)
     stages: tuple[Stage, ...] = (Stage(until=1.0, clips=16, frames=4),)
     minutes: float = 30.0
+    start: str | None = None
     lr: float = 1.5e-3
     warmup_steps: int = 200
     reuse: int = 4
@@ -135,6 +137,8 @@ class _Run:
         self.optimizers = make_optimizers(self.model, config.lr)
         self._pool: deque[ClipBatch] = deque(maxlen=POOL_BATCHES)
         self.step_number, self.frames_seen, self.elapsed_s, self.next_seed = 0, 0, 0.0, 0
+        if config.start is not None:
+            load_state(Path(config.start), self.model, [])
         if (folder / "state.safetensors").exists():
             facts = load_state(folder / "state.safetensors", self.model, self.optimizers)
             self.step_number, self.frames_seen = facts["step"], facts["frames"]
