@@ -71,7 +71,9 @@ def replay(
     score = StreamScore()
     facts: dict[str, Any] = {"input": source.name, "complete": False}
     with ExitStack() as stack:
-        sinks = [stack.enter_context(sink) for sink in open_sinks(folder, config, source.name)]
+        sinks = [
+            stack.enter_context(sink) for sink in open_sinks(folder, config, Path(source.name.split(":/")[0]).name)
+        ]
         stack.callback(lambda: _write_summary(folder, facts | _figures(score, session, source)))
         for done, frame in enumerate(source, start=1):
             _one_frame(session, frame, sinks, score)
