@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from omnistream_core.cache import KVCache
-from omnistream_core.layers.attention import attend_clip
+from omnistream_core.layers.attention import attend, attend_clip
 from omnistream_core.types import BackboneOutput
 
 PROPERTY = settings(deadline=None, max_examples=25, derandomize=True)
@@ -144,6 +144,17 @@ def test_the_three_ways_over_a_clip_agree(assert_same, frames, tokens, heads, he
     expected = logits.masked_fill(hidden, -torch.inf).softmax(-1) @ v.double()
     for method, found in ways.items():
         assert_same(method, found, expected)
+
+
+@pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float32, 1e-5), (torch.float16, 5e-3), (torch.bfloat16, 4e-2)])
+def test_attention_in_every_precision_is_the_formula(assert_same, dtype, tolerance):
+    """On a CPU bfloat16 goes its own way; sharp and flat attention alike must come out."""
+    torch.manual_seed(0)
+    for sharpness in (0.3, 2.0):
+        q, k = (sharpness * torch.randn(2, 3, n, 24).to(dtype) for n in (7, 61))
+        v = torch.randn(2, 3, 61, 24).to(dtype)
+        expected = (q.double() @ k.double().mT / 24**0.5).softmax(-1) @ v.double()
+        assert_same(f"{dtype}, {sharpness}", attend(q, k, v), expected, tolerance)
 
 
 @PROPERTY

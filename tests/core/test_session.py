@@ -183,13 +183,15 @@ def test_warm_up_leaves_no_trace(model):
         warm.warm_up(SIZE_HW)
 
 
-def test_the_same_model_trains_after_a_session_saw_its_size_first(make_model):
+@pytest.mark.parametrize(("rope_time", "frames"), [(True, 3), (False, 1)])
+def test_the_same_model_trains_after_a_session_saw_its_size_first(make_model, rope_time, frames):
     """Nothing that a session leaves behind, such as kept tables, may be refused by autograd."""
-    model = make_model(registers=3)  # a configuration of its own: nothing is kept of it yet
+    # A configuration of its own, of which nothing is kept yet; and without rescaling training asks for the same tables.
+    model = make_model(registers=3, rope_time=rope_time, rope_rescale=1.0)
     session = StreamSession(model)
     session.step(frame_of(0))
     model.train()
-    images = torch.randn(1, 3, 3, *SIZE_HW)
+    images = torch.randn(1, frames, 3, *SIZE_HW)
     model(images).geometry.depth_m_BTHW.sum().backward()
     assert model.backbone.patch_embed.weight.grad.abs().sum() > 0
     model.eval()
