@@ -27,7 +27,7 @@ KEYS = ("frames", "skipped", "repaired", "ms_per_frame_p50", "abs_rel", "abs_rel
 def recordings(root: Path) -> list[Path]:
     """Every bag, video and image folder with poses below ``root``."""
     files = [p for suffix in ("bag", "mcap", "db3", "mp4") for p in root.rglob(f"*.{suffix}")]
-    folders = [p.parent for p in root.rglob("intrinsics.json")]
+    folders = [p.parent for p in root.rglob("intrinsics.json") if (p.parent / "rgb").is_dir()]
     return sorted([*files, *folders])
 
 
