@@ -62,7 +62,8 @@ def geometry_losses(output: GeometryOutput, truth: GeometryTruth, weights: Geome
     """
     valid = torch.isfinite(truth.depth_m_BTHW) & (truth.depth_m_BTHW > 0)
     depth = torch.where(valid, truth.depth_m_BTHW, 1.0)
-    unit_B = _masked_mean(depth, valid, dims=(1, 2, 3))
+    mean_B = _masked_mean(depth, valid, dims=(1, 2, 3))
+    unit_B = torch.where(mean_B > 0, mean_B, 1.0)  # a clip without any known depth is compared in metres
     terms = depth_terms(output.depth_m_BTHW, output.confidence_BTHW, depth, valid, weights)
     terms |= ray_terms(output, truth, depth, valid, unit_B, weights)
     return terms | camera_terms(output, truth, unit_B, weights)
