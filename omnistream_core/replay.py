@@ -74,21 +74,22 @@ def replay(
         sinks = [
             stack.enter_context(sink) for sink in open_sinks(folder, config, Path(source.name.split(":/")[0]).name)
         ]
-        stack.callback(lambda: _write_summary(folder, facts | _figures(score, session, source)))
+        stack.callback(lambda: _write_summary(folder, facts))
+        stack.callback(lambda: facts.update(_figures(score, session, source)))  # runs first: last in, first out
         for done, frame in enumerate(source, start=1):
             _one_frame(session, frame, sinks, score)
             on_frame(done)
             if config.max_frames is not None and done >= config.max_frames:
                 break
         facts["complete"] = True
-    return facts | _figures(score, session, source)
+    return facts
 
 
 def open_sinks(folder: Path, config: ReplayConfig, title: str) -> list[Sink]:
     """The writers of ``config.outputs``, each loading only what it needs."""
     makers: dict[str, Callable[[Path], Sink]] = {
-        "depth": lambda path: _video().DepthVideo(path, rate_hz=config.rate_hz),
-        "features": lambda path: _video().FeaturePcaVideo(path, rate_hz=config.rate_hz),
+        "depth": lambda path: _module("video").DepthVideo(path, rate_hz=config.rate_hz),
+        "features": lambda path: _module("video").FeaturePcaVideo(path, rate_hz=config.rate_hz),
         "points": lambda path: _module("points").PointCloud(path),
         "trajectory": lambda path: _module("trajectory").Trajectory(path),
         "rerun": lambda path: _module("rerun_sink").RerunRecording(path),
@@ -145,7 +146,3 @@ def _module(name: str) -> Any:
     from importlib import import_module
 
     return import_module(f"omnistream_core.sinks.{name}")
-
-
-def _video() -> Any:
-    return _module("video")

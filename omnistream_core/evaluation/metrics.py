@@ -11,12 +11,11 @@ import torch
 from omnistream_core.geometry import align_sim3
 
 
-def best_scale(predicted_X: np.ndarray, true_X: np.ndarray, weights_X: np.ndarray | None = None) -> float:
+def best_scale(predicted_X: np.ndarray, true_X: np.ndarray) -> float:
     """The one factor s that minimises sum of |s * predicted - true| / true: a weighted median of the ratios."""
     ratios = true_X / predicted_X
-    weights = 1 / ratios if weights_X is None else weights_X / ratios
     order = np.argsort(ratios)
-    cumulated = np.cumsum(weights[order], dtype=np.float64)
+    cumulated = np.cumsum(1 / ratios[order], dtype=np.float64)
     return float(ratios[order][np.searchsorted(cumulated, cumulated[-1] / 2)])
 
 
@@ -61,11 +60,10 @@ def _ate(predicted_T3: torch.Tensor, true_T3: torch.Tensor) -> float:
     return _rms((scale * predicted_T3 @ rotation.T + translation - true_T3).norm(dim=-1))
 
 
-def constant_per_pixel(true_THW: np.ndarray, weights_THW: np.ndarray | None = None) -> np.ndarray:
+def constant_per_pixel(true_THW: np.ndarray) -> np.ndarray:
     """(H, W) picture that minimises the summed relative error |p - d| / d over all frames: weighted medians."""
     order = np.argsort(true_THW, axis=0)
-    weights = 1 / true_THW if weights_THW is None else weights_THW / true_THW
-    cumulated = np.cumsum(np.take_along_axis(weights, order, 0), axis=0)
+    cumulated = np.cumsum(np.take_along_axis(1 / true_THW, order, 0), axis=0)
     middle = (cumulated < cumulated[-1:] / 2).sum(axis=0, keepdims=True)
     return np.take_along_axis(np.take_along_axis(true_THW, order, 0), middle, 0)[0]
 
