@@ -6,6 +6,7 @@ Shape letters: B samples or streams, T frames, N patches, D channels, H W pixels
 from __future__ import annotations
 
 import hashlib
+import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from typing import Any
@@ -173,7 +174,7 @@ def build_encoder(config: OmnistreamConfig) -> Encoder:
         if config.backbone_config is None:
             raise PolicyError(f"backbone {config.backbone!r}: {error}") from error
         model_config, tensors = ModelConfig.from_dict(config.backbone_config), None
-    config.backbone_config = replace(model_config, heads=None).to_dict()
+    config.backbone_config = json.loads(json.dumps(replace(model_config, heads=None).to_dict()))
     encoder = Encoder(model_config, config)
     if tensors is None:
         for parameter in encoder.parameters():

@@ -55,8 +55,9 @@ def write_dataset(root, *, action_size: int = ACTION_SIZE, lengths=LENGTHS) -> L
     features = images | {key: {"dtype": "float32", "shape": (n,), "names": None} for key, n in numbers.items()}
     dataset = LeRobotDataset.create("test/synthetic", fps=FPS, features=features, root=root, use_videos=False)
     for episode, length in enumerate(lengths):
+        place = rng.normal(size=STATE_SIZE)
         for _ in range(length):
-            state = rng.normal(size=STATE_SIZE).astype(np.float32)
+            state = (place + 0.1 * rng.normal(size=STATE_SIZE)).astype(np.float32)
             frame = {key: rng.integers(0, 256, (*hw, 3), dtype=np.uint8) for key, hw in SIZES_HW.items()}
             action = np.tanh(np.resize(state, action_size)) + frame[FRONT].mean() / 255
             frame |= {"observation.state": state, "observation.intrinsics.front": np.full(9, 100, np.float32)}
