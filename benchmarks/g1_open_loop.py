@@ -24,11 +24,12 @@ import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot.utils.import_utils import register_third_party_plugins
+from PIL import Image
+from torch import Tensor
+
 from lerobot_policy_omnistream.encoder import build_encoder
 from lerobot_policy_omnistream.feature_cache import build_feature_cache, open_blocks
 from lerobot_policy_omnistream.training import TrainSettings, train_policy
-from PIL import Image
-from torch import Tensor
 
 CAMERA = "observation.images.cam_high"
 SIZE_WH = (160, 120)
@@ -125,7 +126,7 @@ def true_chunks(frames: list[dict]) -> tuple[Tensor, Tensor]:
 
 
 def errors(chunks_FTA: Tensor, frames: list[dict], std_A: Tensor) -> dict[str, float]:
-    """Mean absolute errors of the next action, and of all of the chunk; the first frame, before any action, is left out."""
+    """Mean absolute errors of the next action and of the whole chunk, from the second frame on."""
     true_FTA, valid_FT = true_chunks(frames)
     error_FTA, valid_FT = (chunks_FTA - true_FTA).abs()[1:], valid_FT[1:]
     scaled_FTA = error_FTA / std_A

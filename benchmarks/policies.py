@@ -3,8 +3,8 @@
     python -m benchmarks.policies --tasks Lift --policies ours act --episodes 50
     python -m benchmarks.policies --tasks Lift --policies ours act --stress
 
-Every finished part is kept (features, policies and episodes in ``--runs``, figures in ``--json``), so the command goes on
-where it was stopped. Budgets are processor time of one thread: policies that learn from cached features get
+Every finished part is kept (features, policies and episodes in ``--runs``, figures in ``--json``), so the command goes
+on where it was stopped. Budgets are processor time of one thread: policies that learn from cached features get
 ``--minutes``, all others that plus what caching took.
 """
 
@@ -33,11 +33,11 @@ from lerobot.policies.factory import get_policy_class
 from lerobot.scripts.lerobot_eval import rollout
 from lerobot.utils.import_utils import register_third_party_plugins
 from lerobot.utils.io_utils import write_video
+
 from lerobot_env_omnistream import RobosuiteEnvConfig
 from lerobot_policy_omnistream.encoder import build_encoder
 from lerobot_policy_omnistream.feature_cache import build_feature_cache, open_blocks
 from lerobot_policy_omnistream.training import TrainSettings, train_policy
-
 from training.policies import PERTURBATIONS, POLICIES, ROBOSUITE_TASKS, PolicyRecipe
 
 # Demonstrations have seeds from 0 up.

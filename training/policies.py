@@ -1,4 +1,4 @@
-"""Recipes of policies: which policy with which settings learns which task. Plain data; benchmarks/policies.py runs them.
+"""Recipes of policies: which policy learns a task with which settings. Plain data; benchmarks/policies.py runs them.
 
 python -m benchmarks.policies --tasks Lift --policies ours
 """
