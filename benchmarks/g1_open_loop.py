@@ -159,9 +159,9 @@ def main() -> None:
     dataset = as_v3(arguments.root, arguments.runs / "dataset")
     bounds = dataset.meta.episodes[dataset.num_episodes - 1]
     frames = [dataset[index] for index in range(bounds["dataset_from_index"], bounds["dataset_to_index"])]
-    actions = dataset.hf_dataset.with_format("torch")[: bounds["dataset_from_index"]]["action"]
+    training = dataset.hf_dataset.select_columns(["action"]).with_format("torch")[: bounds["dataset_from_index"]]
     # A joint that never moved in training has no deviation to measure by; it counts in the data's unit.
-    std_A = torch.stack(list(actions)).std(0)
+    std_A = torch.stack(list(training["action"])).std(0)
     std_A = torch.where(std_A > 1e-4, std_A, torch.ones_like(std_A))
     table = json.loads(arguments.json.read_text()) if arguments.json.exists() else {}
     table |= {"held_out": {"episode": dataset.num_episodes - 1, "frames": len(frames)}, "chunk_steps": CHUNK}

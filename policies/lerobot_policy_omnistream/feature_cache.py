@@ -143,7 +143,8 @@ def build_feature_cache(
             done.add(episode)
             (partial / "done.json").write_text(json.dumps(sorted(done)))
         show(episode + 1)
-    (partial / "done.json").unlink(missing_ok=True)
+    for note in ("begun.json", "done.json"):
+        (partial / note).unlink(missing_ok=True)
     (partial / DESCRIPTION).write_text(json.dumps(asdict(info), indent=1))
     partial.rename(out)
     return info

@@ -73,9 +73,9 @@ class FrameTable:
 
 def _columns(dataset: LeRobotDataset) -> dict[str, Tensor]:
     """Everything but images, (F, ...) each."""
-    table = dataset.hf_dataset.with_format("torch")
     keys = [key for key in dataset.meta.features if key not in dataset.meta.camera_keys]
-    return {key: _stacked(table[:][key]) for key in keys}
+    values = dataset.hf_dataset.select_columns(keys).with_format("torch")[:]
+    return {key: _stacked(values[key]) for key in keys}
 
 
 def _stacked(values: Any) -> Tensor:

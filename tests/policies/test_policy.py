@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 import torch
 from lerobot.configs import PreTrainedConfig
-from lerobot.policies import make_policy, make_pre_post_processors
+from lerobot.policies import make_pre_post_processors
 from lerobot.policies.factory import get_policy_class
 
 from lerobot_policy_omnistream import OmnistreamConfig, PolicyError
@@ -303,4 +303,3 @@ def test_make_policy_from_an_environment_alone(dataset):
     config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (2,))}
     policy = OmnistreamPolicy(config)
     assert policy.select_action(observation(2, 0)).shape == (2, 2)
-    assert make_policy is not None
