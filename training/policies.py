@@ -60,7 +60,7 @@ DIFFUSION = PolicyRecipe(
         "down_dims": (128, 256, 512),
         "noise_scheduler_type": "DDIM",
         "num_inference_steps": 10,
-        "crop_ratio": 0.9,
+        "crop_shape": (116, 116),
     },
     batch_size=16,
 )

@@ -48,7 +48,7 @@ class FrameTable:
         self._texts = list(dataset.meta.tasks.index)
         self._images = _decode(repo_id, root, self.meta) if images else {}
         chosen = range(self.meta.total_episodes) if episodes is None else episodes
-        self.frames = _frames_of(self.meta, chosen)
+        self.frames = _frames_of(self.meta, chosen, getattr(config, "drop_n_last_frames", 0))
 
     def batch(self, index_B: Tensor) -> dict[str, Any]:
         """The samples of these frames, by their absolute index."""
@@ -104,12 +104,13 @@ def _decode(repo_id: str, root: str | Path, meta: Any) -> dict[str, Tensor]:
     return images
 
 
-def _frames_of(meta: Any, episodes: Sequence[int]) -> Tensor:
+def _frames_of(meta: Any, episodes: Sequence[int], drop_last: int) -> Tensor:
+    """Absolute indices of the frames to train on; some policies leave out the last ones of every episode."""
     unknown = [episode for episode in episodes if not 0 <= episode < meta.total_episodes]
     if unknown:
         raise PolicyError(f"episodes {unknown} are not in the dataset, which has 0 ... {meta.total_episodes - 1}")
     bounds = [(meta.episodes[e]["dataset_from_index"], meta.episodes[e]["dataset_to_index"]) for e in episodes]
-    return torch.cat([torch.arange(start, end) for start, end in bounds])
+    return torch.cat([torch.arange(start, max(start, end - drop_last)) for start, end in bounds])
 
 
 def _as_float(values: Tensor) -> Tensor:
