@@ -36,10 +36,12 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = configure(arguments)
     if arguments.export is not None:
-        facts = export_checkpoint(config, arguments.out, arguments.export, texts(config))
+        shard_bytes = None if arguments.shard_mb is None else arguments.shard_mb * 1_000_000
+        facts = export_checkpoint(config, arguments.out, arguments.export, texts(config), shard_bytes=shard_bytes)
         logging.info("%s: step %d, %d frames", arguments.export, facts["step"], facts["frames"])
         return
-    train(config, arguments.out, texts(config))
+    pause_after_s = None if arguments.pause_after is None else 60 * arguments.pause_after
+    train(config, arguments.out, texts(config), pause_after_s=pause_after_s)
 
 
 def parse() -> argparse.Namespace:
@@ -49,6 +51,7 @@ def parse() -> argparse.Namespace:
     length = parser.add_mutually_exclusive_group()
     length.add_argument("--minutes", type=float, help="length by the clock, earlier starts included")
     length.add_argument("--steps", type=int, help="length in updates; the same every time")
+    parser.add_argument("--pause-after", type=float, help="minutes after which this start saves and ends")
     parser.add_argument("--only", choices=recipes.OBJECTIVES, help="one objective alone")
     parser.add_argument("--start", help="checkpoint folder whose weights the run begins with")
     parser.add_argument("--textures", help="packed photographs, from training/pack_textures.py")
@@ -60,6 +63,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument(
         "--export", type=Path, help="do not train: write the newest state there as a bfloat16 checkpoint"
     )
+    parser.add_argument("--shard-mb", type=int, help="largest file of an export, megabytes; one file without it")
     return parser.parse_args()
 
 

@@ -23,6 +23,7 @@ def export_checkpoint(
     texts: Iterable[str] = (),
     *,
     dtype: torch.dtype = torch.bfloat16,
+    shard_bytes: int | None = None,
 ) -> dict[str, Any]:
     """Write the student of the newest state in ``run``, with its language head where it has one; returns the facts.
 
@@ -34,7 +35,7 @@ def export_checkpoint(
         raise CheckpointError(f"{run}: there is no state of a training run")
     learner = Learner(replace(config, device="cpu", start=None, parallel=ParallelConfig()), texts)
     facts = load_weights(state, learner)
-    learner.model.save_pretrained(checkpoint, dtype=dtype)
+    learner.model.save_pretrained(checkpoint, dtype=dtype, shard_bytes=shard_bytes)
     if learner.language is not None:
         learner.language.save_pretrained(checkpoint / LANGUAGE_FOLDER, dtype=dtype)
     return facts

@@ -36,7 +36,9 @@ class TrainingStoppedError(OmniStreamError):
     """The loss was not finite, or far above what it had been; the batch is saved."""
 
 
-def train(config: TrainConfig, folder: Path, texts: Iterable[str] = ()) -> Learner:
+def train(
+    config: TrainConfig, folder: Path, texts: Iterable[str] = (), *, pause_after_s: float | None = None
+) -> Learner:
     """Run, or go on with, the training whose state lies in ``folder``; returns what was learned.
 
     ``folder`` receives ``config.json`` before the first step, ``state-<step>`` every ``save_every_s`` and at the end,
@@ -44,14 +46,15 @@ def train(config: TrainConfig, folder: Path, texts: Iterable[str] = ()) -> Learn
 
     Args:
         texts: what the small decoder's tokenizer is made from; only read where there are text tasks.
+        pause_after_s: save and return after so much time in this start, though the run has not ended.
 
     Raises:
         TrainingStoppedError: a loss that is not finite or a spike; ``stopped.safetensors`` holds the batch.
         BadDataError: too many broken clips.
     """
-    run = Run(config, folder, texts)
+    run, began = Run(config, folder, texts), time.monotonic()
     with run.monitor:
-        while run.progress < 1.0:
+        while run.progress < 1.0 and not run.paused(began, pause_after_s):
             run.step()
     run.save()
     return run.learner
@@ -132,6 +135,10 @@ class Run:
         self._update()
         self._after(terms)
         return terms
+
+    def paused(self, began: float, pause_after_s: float | None) -> bool:
+        """Whether this start has had its time."""
+        return pause_after_s is not None and _agreed(time.monotonic() - began, self.processes) > pause_after_s
 
     def save(self) -> None:
         """Write the state."""

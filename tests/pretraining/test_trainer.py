@@ -76,6 +76,13 @@ def test_killed_at_any_moment_and_started_again_gives_the_same_losses(whole, tmp
     assert losses(tmp_path) == losses(whole)
 
 
+def test_a_run_that_pauses_goes_on_where_it_was(whole, tmp_path):
+    train(small_run(), tmp_path, pause_after_s=0.0)
+    assert len(losses(tmp_path)) < 6 and newest_state(tmp_path) is not None
+    train(small_run(), tmp_path)
+    assert losses(tmp_path) == losses(whole)
+
+
 def test_a_half_written_state_is_not_found(tmp_path):
     (tmp_path / "state-00000009.partial").mkdir()
     (tmp_path / "state-00000007").mkdir()
