@@ -77,7 +77,7 @@ class Feed:
         recorded = bool(torch.rand((), generator=generator) < self.config.data.recordings_share)
         if recorded and task.kind != "text":
             batch = self.recordings[task.kind == "geometry"].draw(generator, clips, frames=frames)
-            batch = replace(batch, clips=_to(batch.clips, self.config.device))
+            batch = replace(batch, clips=batch.clips.mapped(lambda x: x.to(self.config.device)))
         else:
             world = self.worlds[shard, task.kind == "text"]
             batch = world.draw(generator, clips, frames=frames, oldest=oldest, newest=newest)
@@ -160,7 +160,3 @@ def _asked(description: object, generator: Generator) -> tuple[str, str]:
         return CAPTION_PROMPT, description.caption  # type: ignore[attr-defined]
     question = questions[int(choice * len(questions))]
     return question.prompt, question.answer
-
-
-def _to(clips: ClipBatch, device: str) -> ClipBatch:
-    return ClipBatch(**{k: v if v is None else v.to(device) for k, v in vars(clips).items()})

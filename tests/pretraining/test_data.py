@@ -17,7 +17,6 @@ from omnistream_core.pretraining.data import (
     ShardClips,
     WorldPool,
     generator_for,
-    mirrored,
     write_shard,
 )
 from omnistream_core.pretraining.data.batch import frames_of
@@ -39,7 +38,7 @@ def pool(shard: int = 0) -> WorldPool:
 
 def test_a_mirrored_clip_is_the_mirror_image_of_the_scene(clips):
     """Rays turn with the image, and each pixel's point is the mirror image of the point that was there."""
-    flipped = mirrored(clips)
+    flipped = clips.mirrored()
     assert torch.equal(flipped.images_BT3HW, clips.images_BT3HW.flip(-1))
     rays, mirror_rays = (ray_map(c.world_from_camera_BT44, c.intrinsics_B33[:, None], 32, 32) for c in (clips, flipped))
     other_side = torch.tensor([-1.0, 1, 1])
@@ -48,7 +47,7 @@ def test_a_mirrored_clip_is_the_mirror_image_of_the_scene(clips):
     assert torch.allclose(mirror_points, points.flip(3) * other_side, atol=1e-4)
     rotation = flipped.world_from_camera_BT44[..., :3, :3]
     assert torch.allclose(torch.linalg.det(rotation), torch.ones(2, 3), atol=1e-5)
-    twice = mirrored(flipped)
+    twice = flipped.mirrored()
     for field in fields(clips):
         value = getattr(clips, field.name)
         assert value is None or torch.equal(getattr(twice, field.name), value), field.name

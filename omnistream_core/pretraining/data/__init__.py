@@ -1,6 +1,6 @@
 """Clips to train on: endless ones from the procedural world, and recorded ones from shards on disk."""
 
-from omnistream_core.pretraining.data.batch import Batch, mirrored, stacked
+from omnistream_core.pretraining.data.batch import Batch, stacked
 from omnistream_core.pretraining.data.draws import generator_for
 from omnistream_core.pretraining.data.shards import BadDataError, Ledger, ShardClips, write_shard
 from omnistream_core.pretraining.data.world_pool import WorldPool
@@ -12,7 +12,6 @@ __all__ = [
     "ShardClips",
     "WorldPool",
     "generator_for",
-    "mirrored",
     "stacked",
     "write_shard",
 ]

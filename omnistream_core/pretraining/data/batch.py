@@ -53,17 +53,3 @@ def frames_of(clips: ClipBatch, index_T: Sequence[int]) -> ClipBatch:
     moved |= {k: v[:, kept] for k, v in per_frame.items() if k not in moved and v is not None}
     whole = {f.name: getattr(clips, f.name) for f in fields(ClipBatch)}
     return ClipBatch(**(whole | moved))
-
-
-def mirrored(clips: ClipBatch) -> ClipBatch:
-    """The same clips seen in a mirror: x turns its sign in the camera and in the world alike."""
-    flip_44 = torch.diag(clips.world_from_camera_BT44.new_tensor([-1.0, 1.0, 1.0, 1.0]))
-    intrinsics_B33 = clips.intrinsics_B33.clone()
-    intrinsics_B33[:, 0, 2] = clips.images_BT3HW.shape[-1] - intrinsics_B33[:, 0, 2]
-    return ClipBatch(
-        images_BT3HW=clips.images_BT3HW.flip(-1),
-        depth_m_BTHW=clips.depth_m_BTHW.flip(-1),
-        world_from_camera_BT44=flip_44 @ clips.world_from_camera_BT44 @ flip_44,
-        intrinsics_B33=intrinsics_B33,
-        instance_BTHW=clips.instance_BTHW.flip(-1),
-    )

@@ -14,7 +14,7 @@ from torch import Generator
 
 from omnistream_core.errors import ConfigError
 from omnistream_core.pretraining.config import DataConfig
-from omnistream_core.pretraining.data.batch import Batch, mirrored, stacked
+from omnistream_core.pretraining.data.batch import Batch, stacked
 from omnistream_core.pretraining.data.draws import generator_for
 from omnistream_core.pretraining.world import HELD_OUT_SEED, render_clips
 
@@ -46,7 +46,7 @@ class WorldPool:
         ]
         batch = stacked(parts)
         mirror = bool(torch.rand((), generator=generator) < 0.5)
-        return batch if self.words or not mirror else replace(batch, clips=mirrored(batch.clips))
+        return batch if self.words or not mirror else replace(batch, clips=batch.clips.mirrored())
 
     def chunk(self, number: int, frames: int) -> Batch:
         """All clips of a chunk."""
