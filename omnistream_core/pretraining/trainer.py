@@ -54,8 +54,10 @@ def train(
     """
     run, began = Run(config, folder, texts), time.monotonic()
     with run.monitor:
-        while run.progress < 1.0 and not run.paused(began, pause_after_s):
+        while run.progress < 1.0:
             run.step()
+            if run.paused(began, pause_after_s):
+                break
     run.save()
     return run.learner
 
