@@ -155,7 +155,7 @@ class LanguageHead(nn.Module):
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
         )
-        return self.tokenizer.decode(said_1L[0], skip_special_tokens=True).strip()
+        return str(self.tokenizer.decode(said_1L[0], skip_special_tokens=True)).strip()
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write configuration, tokenizer and weights into ``folder``."""

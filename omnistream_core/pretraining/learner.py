@@ -73,7 +73,8 @@ class Teacher(nn.Module):
 
     def __init__(self, backbone: Backbone, projections: Projections) -> None:
         super().__init__()
-        self.backbone, self.projections = frozen_copy(backbone), frozen_copy(projections)
+        self.backbone: Backbone = frozen_copy(backbone)
+        self.projections: Projections = frozen_copy(projections)
 
 
 class Learner(nn.Module):
@@ -87,7 +88,7 @@ class Learner(nn.Module):
         if config.self_supervised:
             self.projections = Projections(self.model.config.backbone.width, config.self_supervision)
             self.teacher = Teacher(self.model.backbone, self.projections)
-            self.anchor = frozen_copy(self.model.backbone)
+            self.anchor: Backbone = frozen_copy(self.model.backbone)
         else:
             self.model.backbone.mask_token.requires_grad_(False)  # nothing is masked, so nothing teaches it
         if "text" in config.kinds:

@@ -55,7 +55,7 @@ def parallelise(learner: Learner, config: ParallelConfig, processes: Processes) 
         )
     for block in learner.model.backbone.blocks:
         if config.checkpoint_activations:
-            block.forward = partial(checkpoint, block.forward, use_reentrant=False)  # type: ignore[method-assign]
+            block.forward = partial(checkpoint, block.forward, use_reentrant=False)
         if config.compile:
             block.compile()
     if config.sharding == "ddp":
@@ -76,4 +76,5 @@ def _sharded(learner: Learner) -> nn.Module:
     for module in list(learner.modules()):
         if isinstance(module, Block):
             fully_shard(module)
-    return fully_shard(learner)
+    fully_shard(learner)
+    return learner

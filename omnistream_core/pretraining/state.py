@@ -54,9 +54,8 @@ def newest_state(folder: Path) -> Path | None:
 def load_state(state: Path, model: torch.nn.Module, optimizers: list[torch.optim.Optimizer]) -> dict[str, Any]:
     """The inverse of ``save_state``, into an existing model and its optimisers; returns the facts."""
     weights, moments = get_state_dict(model, optimizers)
-    tensors = {"model": weights, "optimizers": moments}
-    dcp.load(tensors, checkpoint_id=state)
-    set_state_dict(model, optimizers, model_state_dict=tensors["model"], optim_state_dict=tensors["optimizers"])
+    dcp.load({"model": weights, "optimizers": moments}, checkpoint_id=state)  # in place
+    set_state_dict(model, optimizers, model_state_dict=weights, optim_state_dict=moments)
     return dict(json.loads((state / "facts.json").read_text()))
 
 

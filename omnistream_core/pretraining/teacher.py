@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+from typing import TypeVar
 
 import torch
 from torch import nn
 
+AnyModule = TypeVar("AnyModule", bound=nn.Module)
 
-def frozen_copy(module: nn.Module) -> nn.Module:
+
+def frozen_copy(module: AnyModule) -> AnyModule:
     """A copy that no gradient reaches."""
     return copy.deepcopy(module).eval().requires_grad_(False)
 

@@ -128,7 +128,7 @@ class Run:
             torch.manual_seed(_mixed(self.config.seed, self.clock.step, number))
             with torch.autocast(self.config.device.split(":")[0], torch.bfloat16, enabled=self.config.bf16):
                 losses = self.module(batch)
-            loss: Tensor = task.weight * sum(losses.values())  # type: ignore[assignment]
+            loss: Tensor = task.weight * sum(losses.values())
             told = {f"{task.kind}/{name}": value for name, value in _averaged(losses, self.processes).items()}
             self._check(told, batch)
             loss.backward()

@@ -99,7 +99,7 @@ class _Reader:
                 return
             self.packets += packet.size > 0
             try:
-                yield from packet.decode()
+                yield from cast("list[av.VideoFrame]", packet.decode())
             except av.error.EOFError:
                 return
             except av.error.FFmpegError as error:
