@@ -119,7 +119,7 @@ def main() -> None:
     latency = {head: step_latency_ms(arguments.data, head, arguments.steps) for head in ("regression", "flow", "mlp")}
     print(json.dumps(latency))
     result = {
-        "machine": f"{platform.processor() or platform.machine()}, 1 thread, torch {torch.__version__}",
+        "machine": f"{platform.machine()}, 1 thread, torch {torch.__version__}",
         "batch_size": arguments.batch_size,
         "samples_per_s": speeds,
         "cached_over_end_to_end": {name: speeds["cached features"] / speed for name, speed in speeds.items()},
