@@ -122,6 +122,14 @@ class Run:
         """One round over all tasks, one update; returns the terms of the loss by ``task/term``."""
         self._enter_stage()
         self._set_lr()
+        with self.monitor.speed.counting():
+            terms = self._round()
+        self._update()
+        self._after(terms)
+        return terms
+
+    def _round(self) -> dict[str, float]:
+        """Gradients of a batch of every task, added up; the terms of their losses."""
         terms: dict[str, float] = {}
         for number, task in enumerate(self.config.tasks):
             batch = self.feed.batch(task, self.clock.step, self.stage, self._start, with_gram=self._gram())
@@ -134,8 +142,6 @@ class Run:
             loss.backward()
             terms |= told
             self.clock.frames += task.frames
-        self._update()
-        self._after(terms)
         return terms
 
     def paused(self, began: float, pause_after_s: float | None) -> bool:
