@@ -2,8 +2,8 @@
 
     python -m benchmarks.synergy --minutes 30 --out runs/synergy --json benchmarks/results/synergy.json
 
-Each run starts from the same random weights and takes the same time on the same machine, one after the other; a run that
-was interrupted goes on. The probes see the frozen backbone alone, so that the run with geometry heads has no other
+Each run starts from the same random weights and takes the same time on the same machine, one after the other; a run
+that was interrupted goes on. The probes see the frozen backbone alone, so that the run with geometry heads has no other
 advantage than its features; the frozen random backbone stands beside them.
 """
 
@@ -35,7 +35,7 @@ HIGHER_IS_BETTER = ("segmentation_miou", "knn_top1", "motion_order", "jf", "qa_a
 def run(config: TrainConfig, folder: Path) -> Path:
     """Train, or go on, and return the folder of the checkpoint."""
     train(config, folder, texts(config))
-    export_checkpoint(config, folder, folder / "checkpoint", texts(config))
+    export_checkpoint(config, folder, folder / "checkpoint")
     return folder / "checkpoint"
 
 
