@@ -37,7 +37,7 @@ def main() -> None:
     config = configure(arguments)
     if arguments.export is not None:
         shard_bytes = None if arguments.shard_mb is None else arguments.shard_mb * 1_000_000
-        facts = export_checkpoint(config, arguments.out, arguments.export, texts(config), shard_bytes=shard_bytes)
+        facts = export_checkpoint(config, arguments.out, arguments.export, shard_bytes=shard_bytes)
         logging.info("%s: step %d, %d frames", arguments.export, facts["step"], facts["frames"])
         return
     pause_after_s = None if arguments.pause_after is None else 60 * arguments.pause_after

@@ -191,18 +191,25 @@ class LanguageHead(nn.Module):
 
 
 def build_language_head(
-    backbone_width: int, config: LanguageConfig, texts: Iterable[str], *, device: torch.device | str = "cpu"
+    backbone_width: int,
+    config: LanguageConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    *,
+    device: torch.device | str = "cpu",
 ) -> LanguageHead:
-    """A head with fresh weights; the small decoder's tokenizer is made from ``texts``."""
-    from transformers import AutoTokenizer
-
-    if config.decoder is None:
-        tokenizer = train_tokenizer(texts, config.vocabulary)
-    else:
-        tokenizer = AutoTokenizer.from_pretrained(config.decoder)
+    """A head with fresh weights, but for those that ``config.decoder`` brings."""
     head = LanguageHead(backbone_width, config, tokenizer)
     head.init_weights()
     return head.to(device)
+
+
+def make_tokenizer(config: LanguageConfig, texts: Iterable[str]) -> PreTrainedTokenizerBase:
+    """That of ``config.decoder``, or for the small decoder one made from ``texts``."""
+    from transformers import AutoTokenizer
+
+    if config.decoder is not None:
+        return AutoTokenizer.from_pretrained(config.decoder)
+    return train_tokenizer(texts, config.vocabulary)
 
 
 def train_tokenizer(texts: Iterable[str], vocabulary: int) -> PreTrainedTokenizerBase:

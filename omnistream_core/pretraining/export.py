@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -14,13 +13,13 @@ from omnistream_core.heads.language import LANGUAGE_FOLDER
 from omnistream_core.pretraining.config import ParallelConfig, TrainConfig
 from omnistream_core.pretraining.learner import Learner
 from omnistream_core.pretraining.state import load_weights, newest_state
+from omnistream_core.pretraining.words import run_tokenizer
 
 
 def export_checkpoint(
     config: TrainConfig,
     run: Path,
     checkpoint: Path,
-    texts: Iterable[str] = (),
     *,
     dtype: torch.dtype = torch.bfloat16,
     shard_bytes: int | None = None,
@@ -33,7 +32,8 @@ def export_checkpoint(
     state = newest_state(run)
     if state is None:
         raise CheckpointError(f"{run}: there is no state of a training run")
-    learner = Learner(replace(config, device="cpu", start=None, parallel=ParallelConfig()), texts)
+    plain = replace(config, device="cpu", start=None, parallel=ParallelConfig())
+    learner = Learner(plain, run_tokenizer(plain, run, ()))
     facts = load_weights(state, learner)
     learner.model.save_pretrained(checkpoint, dtype=dtype, shard_bytes=shard_bytes)
     if learner.language is not None:

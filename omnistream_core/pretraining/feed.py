@@ -19,7 +19,7 @@ from omnistream_core.pretraining.learner import TaskBatch
 from omnistream_core.pretraining.objectives import GeometryTruth
 from omnistream_core.pretraining.parallel import Processes
 from omnistream_core.pretraining.views import draw_views, joined, make_views
-from omnistream_core.pretraining.world import ClipBatch
+from omnistream_core.pretraining.world import ClipBatch, Description
 
 CAPTION_SHARE = 0.25  # of the text batches; the others are questions
 
@@ -152,11 +152,11 @@ def draw_frames(frames: int, config: MemoryConfig, generator: Generator) -> list
     return [t for t in range(frames) if not first <= t < first + length]
 
 
-def _asked(description: object, generator: Generator) -> tuple[str, str]:
+def _asked(description: Description, generator: Generator) -> tuple[str, str]:
     """A prompt and its answer: the caption, or one of the questions."""
     caption, choice = torch.rand(2, generator=generator).tolist()
-    questions = description.questions  # type: ignore[attr-defined]
+    questions = description.questions
     if caption < CAPTION_SHARE or not questions:
-        return CAPTION_PROMPT, description.caption  # type: ignore[attr-defined]
+        return CAPTION_PROMPT, description.caption
     question = questions[int(choice * len(questions))]
     return question.prompt, question.answer

@@ -5,15 +5,16 @@ Shape letters: V views, G global views, B clips, T frames, X = B * T images, N p
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from omnistream_core.backbone import Backbone
 from omnistream_core.checkpoint import read_checkpoint, resolve, with_time
-from omnistream_core.errors import CheckpointError
+from omnistream_core.errors import CheckpointError, ConfigError
 from omnistream_core.heads.language import LANGUAGE_FOLDER, LanguageHead, TextBatch, build_language_head
 from omnistream_core.heads.projection import ProjectionHead
 from omnistream_core.model import OmniStreamModel, build_model
@@ -31,6 +32,9 @@ from omnistream_core.pretraining.objectives import (
 )
 from omnistream_core.pretraining.teacher import follow, frozen_copy
 from omnistream_core.pretraining.views import Views
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -80,7 +84,7 @@ class Teacher(nn.Module):
 class Learner(nn.Module):
     """Student, teachers and heads of the configured tasks; ``forward`` gives weighted terms, to be summed."""
 
-    def __init__(self, config: TrainConfig, texts: Iterable[str] = ()) -> None:
+    def __init__(self, config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None = None) -> None:
         super().__init__()
         self.config = config
         self.model = _start_model(config)
@@ -92,7 +96,7 @@ class Learner(nn.Module):
         else:
             self.model.backbone.mask_token.requires_grad_(False)  # nothing is masked, so nothing teaches it
         if "text" in config.kinds:
-            self.language = _language(config, texts)
+            self.language = _language(config, tokenizer)
         self.to(config.device)
 
     def train(self, mode: bool = True) -> Learner:
@@ -199,8 +203,17 @@ def _start_model(config: TrainConfig) -> OmniStreamModel:
     return model
 
 
-def _language(config: TrainConfig, texts: Iterable[str]) -> LanguageHead:
+def _language(config: TrainConfig, tokenizer: PreTrainedTokenizerBase | None) -> LanguageHead:
     """That of the checkpoint that the run starts from, where it has one; else a fresh one."""
-    if config.start is not None and (resolve(config.start) / LANGUAGE_FOLDER).exists():
-        return LanguageHead.from_pretrained(resolve(config.start) / LANGUAGE_FOLDER)
-    return build_language_head(config.model.backbone.width, config.language, texts)
+    earlier = start_language(config)
+    if earlier is not None:
+        return LanguageHead.from_pretrained(earlier)
+    if tokenizer is None:
+        raise ConfigError("text tasks need a tokenizer: see heads.language.make_tokenizer")
+    return build_language_head(config.model.backbone.width, config.language, tokenizer)
+
+
+def start_language(config: TrainConfig) -> Path | None:
+    """Folder of the language head that the run starts from; None where it starts with a fresh one."""
+    folder = None if config.start is None else resolve(config.start) / LANGUAGE_FOLDER
+    return folder if folder is not None and folder.exists() else None

@@ -9,12 +9,15 @@ import json
 import logging
 import resource
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
 
 from omnistream_core.pretraining.config import TrainConfig
 from omnistream_core.pretraining.parallel import Processes
@@ -34,7 +37,7 @@ class Monitor:
 
     def __init__(self, config: TrainConfig, folder: Path, processes: Processes, *, since_step: int) -> None:
         self.config, self.folder, self.active = config, folder, processes.first
-        self.speed = Speedometer(config.device)
+        self.speed = Speedometer(config)
         self._log = folder / "log.jsonl"
         self._board: Any = None
         self._bar: Any = None
@@ -88,22 +91,58 @@ class Monitor:
 
 
 class Speedometer:
-    """Frames a second since the last look, model FLOP utilisation where the peak is known, peak memory."""
+    """Frames a second since the last look, model FLOP utilisation, peak memory.
 
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self._time, self._frames, self._last = time.monotonic(), 0, 0
+    The FLOPs of a step are counted, forward and backward, on the first one; the peak that they are held against is a
+    large matrix product of the same dtype, measured once.
+    """
+
+    def __init__(self, config: TrainConfig) -> None:
+        self.device = config.device
+        self.peak_flops = matrix_flops(config.device, torch.bfloat16 if config.bf16 else torch.float32)
+        self.step_flops = 0
+        self._time, self._frames, self._last, self._steps = time.monotonic(), 0, 0, 0
+
+    @contextmanager
+    def counting(self) -> Iterator[None]:
+        """Count what is computed inside as the FLOPs of a step, unless that is known."""
+        if self.step_flops:
+            yield
+            return
+        with FlopCounterMode(display=False) as counter:
+            yield
+        self.step_flops = counter.get_total_flops()
 
     def tick(self, frames: int) -> None:
-        """``frames`` have been trained on so far."""
+        """A step is done; ``frames`` have been trained on so far."""
         self._last = frames
+        self._steps += 1
 
     def figures(self) -> dict[str, float]:
-        """``frames_per_s`` and ``peak_memory_gb``."""
+        """``frames_per_s`` and ``mfu`` since the last call, ``peak_memory_gb``."""
         now = time.monotonic()
-        rate = (self._last - self._frames) / max(1e-6, now - self._time)
-        self._time, self._frames = now, self._last
-        return {"frames_per_s": round(rate, 1), "peak_memory_gb": round(peak_memory_bytes(self.device) / 1e9, 2)}
+        seconds = max(1e-6, now - self._time)
+        rate, used = (self._last - self._frames) / seconds, self._steps * self.step_flops / seconds
+        self._time, self._frames, self._steps = now, self._last, 0
+        return {
+            "frames_per_s": round(rate, 1),
+            "mfu": round(used / self.peak_flops, 4),
+            "peak_memory_gb": round(peak_memory_bytes(self.device) / 1e9, 2),
+        }
+
+
+def matrix_flops(device: str, dtype: torch.dtype) -> float:
+    """Floating-point operations a second of a large matrix product; the best of several."""
+    size = 8192 if device.startswith("cuda") else 1024
+    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
+    seconds = []
+    for _ in range(6):
+        start = time.perf_counter()
+        _ = a @ b
+        if device.startswith("cuda"):
+            torch.cuda.synchronize()
+        seconds.append(time.perf_counter() - start)
+    return 2 * size**3 / min(seconds)
 
 
 def peak_memory_bytes(device: str) -> int:

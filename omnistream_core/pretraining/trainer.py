@@ -26,6 +26,7 @@ from omnistream_core.pretraining.monitor import Monitor
 from omnistream_core.pretraining.parallel import Processes, clip_gradients, join_processes, parallelise
 from omnistream_core.pretraining.state import load_state, newest_state, save_state
 from omnistream_core.pretraining.teacher import momentum_at
+from omnistream_core.pretraining.words import run_tokenizer
 
 logger = logging.getLogger(__name__)
 
@@ -96,7 +97,8 @@ class Run:
         self.config, self.folder = config, folder
         self.processes = join_processes(config.device)
         torch.manual_seed(config.seed)
-        self.learner = Learner(config, texts).train()
+        tokenizer = run_tokenizer(config, folder, texts, write=self.processes.first)
+        self.learner = Learner(config, tokenizer).train()
         self.module = parallelise(self.learner, config.parallel, self.processes)
         self.optimizers = make_optimizers(self.learner, config)
         self.feed = Feed(config, self.processes, self.learner.language)
@@ -122,6 +124,14 @@ class Run:
         """One round over all tasks, one update; returns the terms of the loss by ``task/term``."""
         self._enter_stage()
         self._set_lr()
+        with self.monitor.speed.counting():
+            terms = self._round()
+        self._update()
+        self._after(terms)
+        return terms
+
+    def _round(self) -> dict[str, float]:
+        """Gradients of a batch of every task, added up; the terms of their losses."""
         terms: dict[str, float] = {}
         for number, task in enumerate(self.config.tasks):
             batch = self.feed.batch(task, self.clock.step, self.stage, self._start, with_gram=self._gram())
@@ -134,8 +144,6 @@ class Run:
             loss.backward()
             terms |= told
             self.clock.frames += task.frames
-        self._update()
-        self._after(terms)
         return terms
 
     def paused(self, began: float, pause_after_s: float | None) -> bool:

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from omnistream_core.errors import ConfigError
-from omnistream_core.heads.language import IGNORED, LanguageConfig, LanguageHead, build_language_head
+from omnistream_core.heads.language import IGNORED, LanguageConfig, LanguageHead, build_language_head, make_tokenizer
 from omnistream_core.pretraining.objectives import answer_loss
 from omnistream_core.types import BackboneOutput
 
@@ -34,7 +34,7 @@ def features(clips: int, seed: int = 0) -> BackboneOutput:
 @pytest.fixture(scope="module")
 def head() -> LanguageHead:
     torch.manual_seed(0)
-    return build_language_head(WIDTH, CONFIG, TEXTS)
+    return build_language_head(WIDTH, CONFIG, make_tokenizer(CONFIG, TEXTS))
 
 
 def test_only_answers_are_asked_for(head):
@@ -71,7 +71,7 @@ def test_the_loss_is_the_cross_entropy_of_the_answer():
 
 def test_it_learns_to_answer_by_what_it_sees_and_survives_the_disk(tmp_path):
     torch.manual_seed(2)
-    head = build_language_head(WIDTH, CONFIG, TEXTS)
+    head = build_language_head(WIDTH, CONFIG, make_tokenizer(CONFIG, TEXTS))
     seen = features(2, seed=3)
     words = head.tokenize(["How many chairs are there?"] * 2, ["red", "blue"])
     optimizer = torch.optim.Adam(head.parameters(), 3e-3)

@@ -19,11 +19,12 @@ from small_run import MODEL, koleo_of_share, small_run
 
 from omnistream_core.config import BackboneConfig
 from omnistream_core.errors import ConfigError
+from omnistream_core.heads.language import LanguageConfig, LanguageHead
 from omnistream_core.model import OmniStreamModel
 from omnistream_core.pretraining.config import ParallelConfig, Stage, Task
 from omnistream_core.pretraining.data import generator_for
 from omnistream_core.pretraining.export import export_checkpoint
-from omnistream_core.pretraining.feed import bounded_visibility, draw_frames, draw_visibility
+from omnistream_core.pretraining.feed import Feed, StageStart, bounded_visibility, draw_frames, draw_visibility
 from omnistream_core.pretraining.learner import Learner
 from omnistream_core.pretraining.objectives import koleo_loss
 from omnistream_core.pretraining.parallel import Processes, parallelise
@@ -145,8 +146,6 @@ def test_every_trained_parameter_gets_a_gradient_and_teachers_none():
     learner = Learner(small_run()).train()
     run_batches = [task.kind for task in small_run().tasks]
     assert run_batches == ["geometry", "image", "video"]
-    from omnistream_core.pretraining.feed import Feed, StageStart
-
     feed = Feed(small_run(), Processes(), None)
     for task in small_run().tasks:
         batch = feed.batch(task, 0, small_run().stages[1], StageStart(), with_gram=True)
@@ -155,6 +154,24 @@ def test_every_trained_parameter_gets_a_gradient_and_teachers_none():
         frozen = name.startswith(("teacher.", "anchor."))
         assert (parameter.grad is None) == frozen, name
         assert not learner.teacher.training and not learner.anchor.training
+
+
+def test_words_reach_the_backbone_and_travel_with_the_checkpoint(tmp_path):
+    pytest.importorskip("transformers")
+    language = LanguageConfig(width=32, depth=2, heads=2, key_value_heads=1, vocabulary=300)
+    tasks = (Task(kind="text", frames=8),)
+    config = small_run(tasks=tasks, model=replace(MODEL, heads=None), language=language, steps=3)
+    learner = train(config, tmp_path, ["Is a chair seen? yes / no", "A room with two chairs."])
+    assert [set(line) for line in losses(tmp_path)] == [{"step", "text/answer"}] * 3
+    feed = Feed(config, Processes(), learner.language)
+    batch = feed.batch(tasks[0], 0, config.stages[1], StageStart(), with_gram=False)
+    learner(batch)["answer"].backward()
+    for name, parameter in learner.named_parameters():
+        assert parameter.grad is not None or name == "model.backbone.mask_token", name
+    assert float(learner.model.backbone.patch_embed.weight.grad.abs().max()) > 0
+    export_checkpoint(config, tmp_path, tmp_path / "checkpoint")
+    again = LanguageHead.from_pretrained(tmp_path / "checkpoint" / "language")
+    assert again.tokenizer.get_vocab() == learner.language.tokenizer.get_vocab()
 
 
 def test_activation_checkpoints_and_compilation_leave_keys_and_numbers_alone():

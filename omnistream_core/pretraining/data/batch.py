@@ -4,15 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
-from omnistream_core.pretraining.world import ClipBatch
-
-if TYPE_CHECKING:
-    from omnistream_core.pretraining.world.language import Description
+from omnistream_core.pretraining.world import ClipBatch, Description
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)

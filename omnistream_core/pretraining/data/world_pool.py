@@ -16,7 +16,7 @@ from omnistream_core.errors import ConfigError
 from omnistream_core.pretraining.config import DataConfig
 from omnistream_core.pretraining.data.batch import Batch, stacked
 from omnistream_core.pretraining.data.draws import generator_for
-from omnistream_core.pretraining.world import HELD_OUT_SEED, render_clips
+from omnistream_core.pretraining.world import HELD_OUT_SEED, describe_clips, render_scenes, sample_scene
 
 SPAN_FRAMES = 16  # at the world's own rate: the longest time that a clip spans
 
@@ -66,9 +66,6 @@ class WorldPool:
         slowest = min(1.0, frames / SPAN_FRAMES)  # short clips reach as far as long ones, in larger steps
         draw = torch.rand((), generator=generator_for(self.seed, "rate", number, self.shard))
         world = replace(self.config.world, frames=frames, rate_hz=self.config.world.rate_hz * slowest ** float(draw))
-        clips = render_clips(seeds, world, device=self.device, compile=self.compile)
-        if not self.words:
-            return Batch(clips=clips)
-        from omnistream_core.pretraining.world.language import describe_clips
-
-        return Batch(clips=clips, descriptions=describe_clips(seeds, world, clips))
+        scenes = [sample_scene(number, world) for number in seeds]
+        clips = render_scenes(scenes, world, device=self.device, compile=self.compile)
+        return Batch(clips=clips, descriptions=describe_clips(seeds, scenes, clips) if self.words else ())
