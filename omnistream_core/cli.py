@@ -159,6 +159,31 @@ def eval_folder(
             _report(evaluate(session, progress.track(source, total=source.length, description=source.name)), json_file)
 
 
+@eval_app.command("flicker", epilog="Example: `omnistream eval flicker bedroom.mp4 --max-frames 200`")
+def eval_flicker(
+    source_name: Annotated[str, typer.Argument(metavar="INPUT", help="Video, bag or image folder; needs no truth.")],
+    json_file: JsonFile = None,
+    model: Checkpoint = DEFAULT_CHECKPOINT,
+    max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.", min=2)] = None,
+    window: Window = 16,
+    sink: Sink = 1,
+    device: Device = "cpu",
+    dtype: Precision = "float32",
+) -> None:
+    """Change of streamed depth from frame to frame, followed by optical flow."""
+    from itertools import islice
+
+    from omnistream_core.evaluation.flicker import flicker
+    from omnistream_core.sources import open_source
+
+    with open_source(source_name) as source:
+        session = _session(model, _stream_config(window, sink, device, dtype))
+        with _progress() as progress:
+            total = _total(source.length, max_frames)
+            frames = progress.track(islice(source, max_frames), total=total, description=Path(source.name).name)
+            _report(flicker(session, frames), json_file)
+
+
 @eval_app.command(
     "world",
     epilog="Example: `omnistream eval world --json out/world.json`, `omnistream eval world --quick --probes jf,knn`",

@@ -1,7 +1,8 @@
 """Linear probes of patch features: classes, depth, normals of every pixel, and the pose of every frame.
 
-Each probe is a function of the two sides of the split. Predictions of patches are brought to pixels bilinearly and
-judged there.
+Each probe is a function of the two sides of the split. A probe of patches is one linear layer for all, with a bias for
+each place in the image, so that the features are credited with what they add to knowing where in the image one is.
+Predictions of patches are brought to pixels bilinearly and judged there.
 
 Shape letters: B clips, T frames, F labelled frames, S frame tokens, N patches, D channels, C classes, K outputs, X
 samples, H W pixels, h w patch grid.
@@ -38,28 +39,30 @@ class Side:
     features: ClipFeatures
 
 
-def position_only(side: Side) -> Side:
-    """The side with features that say nothing but where a patch is: what a probe reaches without looking."""
-    b, f, n, _ = side.features.patches_BFND.shape
-    return replace(side, features=replace(side.features, patches_BFND=torch.eye(n).expand(b, f, n, n)))
+def place_only(side: Side) -> Side:
+    """The side without any feature: what a probe reaches that does not look."""
+    return replace(side, features=replace(side.features, patches_BFND=side.features.patches_BFND[..., :0]))
 
 
 def depth(fit: Side, judge: Side) -> dict[str, float]:
     """``probe_abs_rel``, ``probe_delta_1.25``: log-depth by ridge regression, one scale a clip, mean over clips."""
-    probe = fit_ridge(_samples(fit), _pooled(_labelled(fit.clips.depth_m_BTHW).log()[:, :, None], fit))
+    log_depth_BF1HW = _depth(fit).clamp_min(1e-3).log()[:, :, None]
+    probe = fit_ridge(*_known(fit, log_depth_BF1HW))
     errors = []
-    for b, true_FHW in enumerate(_labelled(judge.clips.depth_m_BTHW)):
-        predicted_FHW = _pixels(probe, judge, b)[:, 0].exp()
-        errors.append(depth_errors(predicted_FHW.numpy().ravel(), true_FHW.numpy().ravel()))
+    for b, true_FHW in enumerate(_depth(judge)):
+        known = true_FHW > 0
+        predicted_X = _pixels(probe, judge, b)[:, 0].exp()[known]
+        errors.append(depth_errors(predicted_X.numpy(), true_FHW[known].numpy()))
     return {f"probe_{key}": float(np.mean([e[key] for e in errors])) for key in ("abs_rel", "delta_1.25")}
 
 
 def normals(fit: Side, judge: Side) -> dict[str, float]:
-    """``normals_deg``: mean angle between true and predicted normal (ridge regression), degrees."""
-    probe = fit_ridge(_samples(fit), _pooled(_labelled(fit.clips.normals_BT3HW).float(), fit))
+    """``normals_deg``: mean angle between true and predicted normal (ridge regression), degrees, mean over clips."""
+    probe = fit_ridge(*_known(fit, _labelled(fit.clips.normals_BT3HW).float()))
     errors = []
     for b, true_F3HW in enumerate(_labelled(judge.clips.normals_BT3HW).float()):
-        predicted_X3, true_X3 = (m.movedim(1, -1).reshape(-1, 3) for m in (_pixels(probe, judge, b), true_F3HW))
+        known = _depth(judge)[b] > 0
+        predicted_X3, true_X3 = (maps.movedim(1, -1)[known] for maps in (_pixels(probe, judge, b), true_F3HW))
         errors.append(angular_errors_deg(predicted_X3.numpy(), true_X3.numpy()).mean())
     return {"normals_deg": float(np.mean(errors))}
 
@@ -99,8 +102,27 @@ def _labelled(maps_BT: Tensor) -> Tensor:
     return maps_BT[:, LABELLED]
 
 
+def _depth(side: Side) -> Tensor:
+    return _labelled(side.clips.depth_m_BTHW)
+
+
+def _known(side: Side, maps_BFKHW: Tensor) -> tuple[Tensor, Tensor]:
+    """Features and mean labels of the patches that are known, that is no sky, for the greater part."""
+    known_BF1HW = (_depth(side) > 0)[:, :, None]
+    share_X1 = _pooled(known_BF1HW.float(), side)
+    mean_XK = _pooled(maps_BFKHW.where(known_BF1HW, 0), side) / share_X1.clamp_min(1e-6)
+    chosen_X = share_X1[:, 0] > 0.5
+    return _samples(side)[chosen_X], mean_XK[chosen_X]
+
+
 def _samples(side: Side) -> Tensor:
-    return side.features.patches_BFND.flatten(0, 2)
+    return _with_place(side.features.patches_BFND).flatten(0, 2)
+
+
+def _with_place(patches_BFND: Tensor) -> Tensor:
+    """Which of the N places a patch stands at, one channel each, after its features."""
+    b, f, n, _ = patches_BFND.shape
+    return torch.cat((patches_BFND, torch.eye(n).expand(b, f, n, n)), dim=-1)
 
 
 def _pooled(maps_BFKHW: Tensor, side: Side) -> Tensor:
@@ -115,6 +137,6 @@ def _one_hot(class_BFHW: Tensor, classes: int) -> Tensor:
 
 def _pixels(probe: Linear, side: Side, b: int) -> Tensor:
     """(F, K, H, W) predictions of one clip."""
-    maps_FKhw = probe(side.features.patches_BFND[b]).mT.unflatten(2, side.features.grid_hw)
+    maps_FKhw = probe(_with_place(side.features.patches_BFND[b : b + 1])[0]).mT.unflatten(2, side.features.grid_hw)
     size_hw = side.clips.depth_m_BTHW.shape[-2:]
     return F.interpolate(maps_FKhw, size=size_hw, mode="bilinear", align_corners=False)

@@ -26,23 +26,25 @@ def geometry(model: OmniStreamModel, stream: StreamConfig, clips: ClipBatch) -> 
     Returns:
         ``abs_rel`` and ``delta_1.25`` with one scale a clip, ``scale``; ``ate_m``, ``ate_origin_m`` (staying at the
         origin), ``ate_straight_m`` (going straight on), the ratios of their sums; ``rpe_t_m``, ``rpe_r_deg``,
-        ``path_m``.
+        ``path_m``. ``abs_rel_constant`` of the best picture of depth that is the same for every frame of these very
+        clips; ``abs_rel_ratio`` of the two.
     """
     figures: list[dict[str, float]] = []
     for first in range(0, len(clips.images_BT3HW), STREAMS_AT_ONCE):
         part = take(clips, slice(first, first + STREAMS_AT_ONCE))
         figures += [_clip_figures(p, part, b) for b, p in enumerate(stream_clips(model, stream, part))]
     mean = {key: float(np.mean([f[key] for f in figures])) for key in figures[0]}
-    return mean | ate_ratios(figures)
+    constant = best_constant(clips)
+    ratios = ate_ratios(figures) | {"abs_rel_constant": constant, "abs_rel_ratio": mean["abs_rel"] / constant}
+    return mean | ratios
 
 
 def best_constant(clips: ClipBatch) -> float:
     """AbsRel, one scale a clip, of the best picture of depth that is the same for every frame of these very clips."""
-    truths_BTHW = clips.depth_m_BTHW.numpy()
-    unit_BTHW = truths_BTHW / np.median(truths_BTHW, axis=(1, 2, 3), keepdims=True)
+    truths_BTHW = [np.where(true > 0, true, np.inf) for true in clips.depth_m_BTHW.numpy()]  # unknown has no weight
+    unit_BTHW = np.stack([true / np.median(true[np.isfinite(true)]) for true in truths_BTHW])
     picture_HW = constant_per_pixel(unit_BTHW.reshape(-1, *unit_BTHW.shape[2:]))
-    errors = [depth_errors(np.broadcast_to(picture_HW, t.shape).ravel(), t.ravel())["abs_rel"] for t in unit_BTHW]
-    return float(np.mean(errors))
+    return float(np.mean([_depth_errors(np.broadcast_to(picture_HW, t.shape), t)["abs_rel"] for t in unit_BTHW]))
 
 
 def stream_clips(model: OmniStreamModel, stream: StreamConfig, rendered: ClipBatch) -> list[list[Prediction]]:
@@ -77,5 +79,10 @@ def clip_frames(rendered: ClipBatch, b: int, *, rate_hz: float = 10.0) -> Iterat
 def _clip_figures(predictions: Sequence[Prediction], rendered: ClipBatch, b: int) -> dict[str, float]:
     depth = np.stack([p.depth_m_HW for p in predictions])
     poses = np.stack([p.world_from_camera_44 for p in predictions])
-    figures = depth_errors(depth.ravel(), rendered.depth_m_BTHW[b].numpy().ravel())
+    figures = _depth_errors(depth, rendered.depth_m_BTHW[b].numpy())
     return figures | trajectory_errors(poses, rendered.world_from_camera_BT44[b].numpy())
+
+
+def _depth_errors(predicted_THW: np.ndarray, true_THW: np.ndarray) -> dict[str, float]:
+    known = np.isfinite(true_THW) & (true_THW > 0)
+    return depth_errors(predicted_THW[known], true_THW[known])

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from omnistream_core.evaluation.held_out import LabelledClips
 
-LEAST_TRAVEL = 0.04  # of the clip's median depth: below, order is not visible
+MOVING_SHARE = 0.5  # of the clips, those whose camera travels furthest: of the others order could not be seen
 HEADS, STEPS, LEARNING_RATE, WEIGHT_DECAY = 4, 300, 3e-3, 0.1
 
 
@@ -28,7 +28,12 @@ def travel(clips: LabelledClips) -> Tensor:
     pose_BT44 = clips.world_from_camera_BT44
     view_B3 = pose_BT44[:, pose_BT44.shape[1] // 2, :3, 2]
     moved_B = ((pose_BT44[:, -1, :3, 3] - pose_BT44[:, 0, :3, 3]) * view_B3).sum(-1)
-    return moved_B / clips.depth_m_BTHW.flatten(1).median(1).values
+    return moved_B / torch.stack([depth[depth > 0].median() for depth in clips.depth_m_BTHW])
+
+
+def moving(travel_B: Tensor) -> Tensor:
+    """Indices of the clips whose camera travels furthest, in their order."""
+    return travel_B.abs().topk(max(1, round(MOVING_SHARE * len(travel_B)))).indices.sort().values
 
 
 def both_orders(travel_B: Tensor, recorded_BTSD: Tensor, reversed_BTSD: Tensor) -> Tensor:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from omnistream_core.evaluation.metrics import boundary_accuracy, region_similarity
 
-LEAST_SHARE = 0.005  # of the first frame's pixels, for an object to be followed
+LEAST_SHARE = 0.01  # of the first frame's pixels, for an object to be followed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class PropagationConfig:
         temperature: of the softmax over their cosine similarities.
     """
 
-    area_px: int = 192 * 256
+    area_px: int = 288 * 384
     recent: int = 7
     neighbours: int = 5
     radius: float = 0.25

@@ -146,9 +146,9 @@ class _Backbone:
 
     def _both_orders(self, side: Side) -> Tensor:
         travel_B = motion.travel(side.clips)
-        seen_B = travel_B.abs() >= motion.LEAST_TRAVEL
-        backwards = extract(self.model, self.stream, side.clips.images_BT3HW[seen_B].flip(1))
-        return motion.both_orders(travel_B[seen_B], side.features.tokens_BTSD[seen_B], backwards.tokens_BTSD)
+        chosen = motion.moving(travel_B)
+        backwards = extract(self.model, self.stream, side.clips.images_BT3HW[chosen].flip(1))
+        return motion.both_orders(travel_B[chosen], side.features.tokens_BTSD[chosen], backwards.tokens_BTSD)
 
     def _propagation(self, clips: LabelledClips) -> Figures:
         config = self.config.propagation
@@ -169,12 +169,10 @@ def _baseline(probed: _Backbone) -> Figures:
     """What is reached without looking: the mean of each place in the image, staying at the origin, the commonest class,
     a coin, masks that stay where they are."""
     probes, figures = probed.config.probes, Figures()
-    fit, judge = (dense.position_only(side) for side in (probed.fit, probed.judge))
+    fit, judge = (dense.place_only(side) for side in (probed.fit, probed.judge))
     for name in probes:
         if name in DENSE and name != "pose":
             figures |= {key.removeprefix("probe_"): value for key, value in DENSE[name](fit, judge).items()}
-    if "heads" in probes:
-        figures |= {"abs_rel_constant": geometry.best_constant(probed.held_out.judge)}
     if {"heads", "pose"} & set(probes):
         figures |= {"ate_ratio": 1.0}
     if "knn" in probes:

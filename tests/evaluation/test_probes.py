@@ -12,11 +12,12 @@ from sklearn.neighbors import KNeighborsClassifier
 
 from omnistream_core.errors import ConfigError
 from omnistream_core.evaluation import motion, propagation
-from omnistream_core.evaluation.held_out import CLIPS_A_SIDE, split_seeds
+from omnistream_core.evaluation.held_out import CLIPS_A_SIDE, normals_from_depth, render, split_seeds, take
 from omnistream_core.evaluation.linear import fit_ridge, fit_softmax
 from omnistream_core.evaluation.neighbours import top1
 from omnistream_core.evaluation.propagation import PropagationConfig, propagate
-from omnistream_core.pretraining.world import HELD_OUT_SEED
+from omnistream_core.geometry import camera_directions
+from omnistream_core.pretraining.world import HELD_OUT_SEED, WorldConfig
 
 
 @given(st.integers(1, CLIPS_A_SIDE), st.integers(1, CLIPS_A_SIDE))
@@ -30,6 +31,27 @@ def test_no_world_is_both_fitted_and_judged_nor_ever_trained_on(judge, fit):
 def test_a_split_that_would_overlap_is_refused(sizes):
     with pytest.raises(ConfigError, match="clips"):
         split_seeds(**sizes)
+
+
+def test_labels_of_rendered_clips_fit_each_other():
+    world = WorldConfig(frames=4, height_px=48, width_px=64)
+    clips = render([HELD_OUT_SEED, HELD_OUT_SEED + 1], world)
+    assert clips.class_BTHW.shape == clips.instance_BTHW.shape == (2, 4, 48, 64)
+    known_BTHW = clips.depth_m_BTHW > 0
+    normals_X3 = clips.normals_BT3HW.movedim(2, -1)[known_BTHW]
+    rays_X3 = camera_directions(clips.intrinsics_B33, 48, 64)[:, None].expand(2, 4, 48, 64, 3)[known_BTHW]
+    assert normals_X3.norm(dim=-1).allclose(torch.ones(len(normals_X3)), atol=1e-4)
+    assert ((normals_X3 * rays_X3).sum(-1) <= 1e-3).float().mean() > 0.99  # towards the camera
+    alone = render([HELD_OUT_SEED + 1], world)
+    assert torch.equal(take(clips, slice(1, 2)).images_BT3HW, alone.images_BT3HW)
+
+
+def test_normals_of_a_tilted_plane_are_its_own():
+    camera_133 = torch.tensor([[[40.0, 0, 32], [0, 40, 24], [0, 0, 1]]])
+    normal_3 = torch.nn.functional.normalize(torch.tensor([0.3, -0.4, -0.8]), dim=0)
+    depth_HW = -2 / (camera_directions(camera_133[0], 48, 64) @ normal_3)  # of the plane n x = -2
+    found = normals_from_depth(depth_HW[None, None], camera_133)[0, 0]
+    assert torch.allclose(found, normal_3[:, None, None].expand(3, 48, 64), atol=1e-3)
 
 
 # ---- linear ----
@@ -105,6 +127,11 @@ def test_a_bag_of_frames_is_right_exactly_half_of_the_time():
 def test_features_that_remember_the_frame_before_tell_the_order():
     fit, judge = (frames.diff(dim=2) for frames in (_shown_both_ways(30, 0), _shown_both_ways(40, 1)))
     assert motion.order_accuracy(fit, judge) == 1.0
+
+
+def test_the_half_that_travels_furthest_is_shown():
+    assert motion.moving(torch.tensor([0.1, -0.5, 0.0, 0.3])).tolist() == [1, 3]
+    assert motion.moving(torch.tensor([0.0])).tolist() == [0]
 
 
 def test_both_orders_turn_a_clip_whose_camera_retreats():
