@@ -152,8 +152,8 @@ def test_a_mirrored_clip_is_the_mirror_image_of_the_scene(clips):
     rotation = flipped.world_from_camera_BT44[..., :3, :3]
     assert torch.allclose(torch.linalg.det(rotation), torch.ones(2, 3), atol=1e-5)
     twice = mirrored(flipped)
-    for field in fields(clips):
-        assert torch.equal(getattr(twice, field.name), getattr(clips, field.name)), field.name
+    for name in (f.name for f in fields(clips) if getattr(clips, f.name) is not None):
+        assert torch.equal(getattr(twice, name), getattr(clips, name)), name
 
 
 def small_model() -> torch.nn.Module:
