@@ -5,12 +5,12 @@ Shape letters: B clips, T frames, H W pixels.
 
 from __future__ import annotations
 
+import operator
 from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from omnistream_core.config import StreamConfig
-from omnistream_core.evaluation.held_out import take
 from omnistream_core.evaluation.metrics import ate_ratios, constant_per_pixel, depth_errors, trajectory_errors
 from omnistream_core.model import OmniStreamModel
 from omnistream_core.pretraining.world import ClipBatch
@@ -31,7 +31,7 @@ def geometry(model: OmniStreamModel, stream: StreamConfig, clips: ClipBatch) -> 
     """
     figures: list[dict[str, float]] = []
     for first in range(0, len(clips.images_BT3HW), STREAMS_AT_ONCE):
-        part = take(clips, slice(first, first + STREAMS_AT_ONCE))
+        part = clips.mapped(operator.itemgetter(slice(first, first + STREAMS_AT_ONCE)))
         figures += [_clip_figures(p, part, b) for b, p in enumerate(stream_clips(model, stream, part))]
     mean = {key: float(np.mean([f[key] for f in figures])) for key in figures[0]}
     constant = best_constant(clips)

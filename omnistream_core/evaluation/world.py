@@ -79,7 +79,8 @@ def evaluate_world(
     Returns:
         By probe: ``heads`` the figures of ``geometry.geometry``; ``depth``, ``normals``, ``segmentation``, ``pose``
         those of ``dense``; ``knn`` ``knn_top1``; ``order`` ``motion_order``; ``jf`` ``jf``, ``j``, ``f`` and
-        ``jf_ceiling``, what the true masks reach through the same patch grid. ``abs_rel``, ``delta_1.25``,
+        ``jf_ceiling``, what the true masks reach through the same patch grid, all left out where no clip shows an object
+        large enough. ``abs_rel``, ``delta_1.25``,
         ``ate_ratio`` and ``ate_straight_ratio`` are those of the heads, streamed, where ``abs_rel_from`` is ``heads``;
         those of the linear probes where it is ``probe``: for a backbone without heads, and for the random one.
     """
@@ -152,7 +153,7 @@ class _Backbone:
 
     def _propagation(self, clips: LabelledClips) -> Figures:
         config = self.config.propagation
-        scores, ceilings = [np.empty((0, 2))], [np.empty((0, 2))]
+        scores, ceilings = [], []
         for images_1T3HW, instance_THW in zip(clips.images_BT3HW.split(1), clips.instance_BTHW, strict=True):
             output = encode(self.model, self.stream, images_1T3HW, area_px=config.area_px)
             masks_TKHW = propagation.mask_stack(instance_THW)
@@ -161,6 +162,8 @@ class _Backbone:
             found_TKN = propagation.propagate(features_TND, output.grid_hw, truth_TKN[0], config)
             scores.append(propagation.score(found_TKN, output.grid_hw, masks_TKHW))
             ceilings.append(propagation.score(truth_TKN, output.grid_hw, masks_TKHW))
+        if not any(map(len, scores)):
+            return {}
         (j, f), ceiling = np.concatenate(scores).mean(0), np.concatenate(ceilings).mean()
         return {"jf": float(j + f) / 2, "j": float(j), "f": float(f), "jf_ceiling": float(ceiling)}
 
@@ -180,8 +183,8 @@ def _baseline(probed: _Backbone) -> Figures:
     if "order" in probes:
         figures |= {"motion_order": 0.5}
     if (masks := probed.held_out.masks) is not None:
-        stays = [propagation.still(instance_THW) for instance_THW in masks.instance_BTHW]
-        figures |= {"jf": float(np.concatenate(stays).mean())}
+        stays = np.concatenate([propagation.still(instance_THW) for instance_THW in masks.instance_BTHW])
+        figures |= {"jf": float(stays.mean())} if len(stays) else {}
     return figures
 
 

@@ -98,7 +98,7 @@ PROMISED_OF_THE_WORLD = {
 
 def test_eval_world_writes_the_promised_keys_and_those_of_a_random_backbone(monkeypatch, tmp_path, checkpoint, capsys):
     file = tmp_path / "world.json"
-    options = ("--clips", 6, "--fit-clips", 8, "--frames", 4, "--quick", "--model", checkpoint, "--json", file)
+    options = ("--clips", 12, "--fit-clips", 16, "--frames", 4, "--quick", "--model", checkpoint, "--json", file)
     assert call(monkeypatch, "eval", "world", *options) == 0
     figures = json.loads(file.read_text())
     assert {*PROMISED_OF_THE_WORLD} | {f"random.{key}" for key in PROMISED_OF_THE_WORLD} <= set(figures)
