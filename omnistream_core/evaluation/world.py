@@ -79,10 +79,10 @@ def evaluate_world(
     Returns:
         By probe: ``heads`` the figures of ``geometry.geometry``; ``depth``, ``normals``, ``segmentation``, ``pose``
         those of ``dense``; ``knn`` ``knn_top1``; ``order`` ``motion_order``; ``jf`` ``jf``, ``j``, ``f`` and
-        ``jf_ceiling``, what the true masks reach through the same patch grid, all left out where no clip shows an object
-        large enough. ``abs_rel``, ``delta_1.25``,
-        ``ate_ratio`` and ``ate_straight_ratio`` are those of the heads, streamed, where ``abs_rel_from`` is ``heads``;
-        those of the linear probes where it is ``probe``: for a backbone without heads, and for the random one.
+        ``jf_ceiling``, what the true masks reach through the same patch grid (none where no clip begins with an object
+        large enough). ``abs_rel``, ``delta_1.25``, ``ate_ratio`` and ``ate_straight_ratio`` are those of the heads,
+        streamed, where ``abs_rel_from`` is ``heads``; those of the linear probes where it is ``probe``: for a backbone
+        without heads, and for the random one.
     """
     config = config or WorldEvaluation()
     on_stage(f"rendering {config.judge_clips + config.fit_clips} clips")
