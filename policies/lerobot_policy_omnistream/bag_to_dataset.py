@@ -82,21 +82,23 @@ def convert(bags: list[Path], layout: BagLayout, out: Path) -> int:
 def _write(bags: list[Path], layout: BagLayout, root: Path) -> int:
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
-    dataset, features, count = None, {}, 0
-    for bag in bags:
-        for frame in episode(bag, layout):
-            if dataset is None:
-                features = frame.features
-                dataset = LeRobotDataset.create("local/" + root.stem, layout.fps, features, root=root)
-            if frame.features != features:
-                raise SourceError(f"{bag}: {_difference(features, frame.features)}")
-            dataset.add_frame(frame.values)
-            count += 1
-        assert dataset is not None
-        dataset.save_episode(parallel_encoding=False)
-    if dataset is None:
+    if not bags:
         raise SourceError("no bag is named; at least one is needed")
-    dataset.finalize()
+    dataset, features, count = None, {}, 0
+    try:
+        for bag in bags:
+            for frame in episode(bag, layout):
+                if dataset is None:
+                    features = frame.features
+                    dataset = LeRobotDataset.create("local/" + root.stem, layout.fps, features, root=root)
+                if frame.features != features:
+                    raise SourceError(f"{bag}: {_difference(features, frame.features)}")
+                dataset.add_frame(frame.values)
+                count += 1
+            dataset.save_episode(parallel_encoding=False)
+    finally:
+        if dataset is not None:  # also of what is thrown away: left to its destructor, it would write the folder again
+            dataset.finalize()
     return count
 
 

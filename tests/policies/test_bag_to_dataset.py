@@ -21,7 +21,6 @@ from lerobot_policy_omnistream.bag_to_dataset import BagLayout, convert, episode
 from omnistream_core.errors import SourceError
 
 START_NS, MS = 1_700_000_000_000_000_000, 1_000_000
-REAL_BAGS = Path(__file__).resolve().parents[3] / "shared" / "realdata" / "ros_bags"
 LAYOUT = {
     "cameras": {"front": "/camera/image_raw"},
     "state": ("/joint_states",),
@@ -171,13 +170,13 @@ def test_the_command_says_what_it_did_and_what_is_wrong(tmp_path):
     assert wrong.returncode == 2 and "error: --camera 'x' is not NAME=TOPIC" in wrong.stderr
 
 
-def test_a_recorded_walk_with_a_camera_in_the_hand(tmp_path):
+def test_a_recorded_walk_with_a_camera_in_the_hand(tmp_path, realdata):
     """No robot, but real pictures and poses: where the hand was is the state, where it went next the command."""
-    bag = REAL_BAGS / "converted_hololens" / "hololens.bag"
-    if not bag.exists():
-        pytest.skip("../shared/realdata is absent")
+    bag = realdata / "ros_bags" / "converted_hololens" / "hololens.bag"
     topics = {"cameras": {"hand": "/camera/color/image_raw/compressed"}, "state": ("/camera/pose",)}
-    layout = BagLayout(**LAYOUT | topics | {"commands": ("/camera/pose",), "size_wh": (90, 60), "max_age_s": 1.0})
+    layout = BagLayout(
+        **LAYOUT | topics | {"commands": ("/camera/pose",), "size_wh": (90, 60), "max_age_s": 1.0, "fps": 9}
+    )
     frames = convert([bag], layout, tmp_path / "set")
     dataset = LeRobotDataset("local/set", root=tmp_path / "set")
     states, actions = (np.array(dataset.hf_dataset[key]) for key in ("observation.state", "action"))

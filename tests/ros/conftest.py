@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("rclpy")
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-for folder in (HERE, ROOT / "ros2_ws", ROOT / "ros2_ws" / "src" / "omnistream_ros"):
+PACKAGES = ROOT / "ros2_ws" / "src"
+for folder in (HERE, ROOT / "ros2_ws", PACKAGES / "omnistream_ros", PACKAGES / "omnistream_policy"):
     sys.path.insert(0, str(folder))
 
 from build import installed_environment  # noqa: E402
@@ -76,6 +77,40 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     folder = tmp_path_factory.mktemp("checkpoint")
     build_model(preset("tiny")).save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def act_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """LeRobot's ACT with fixed random weights: one camera of 64 x 48 pixels and two joints in, two numbers out."""
+    pytest.importorskip("lerobot")
+    import torch
+    from lerobot.configs import FeatureType, PolicyFeature
+    from lerobot.policies.act.configuration_act import ACTConfig
+    from lerobot.policies.act.modeling_act import ACTPolicy
+    from lerobot.policies.factory import make_pre_post_processors
+
+    torch.manual_seed(0)
+    small = {"dim_model": 32, "n_heads": 2, "dim_feedforward": 64, "n_encoder_layers": 1, "use_vae": False}
+    config = ACTConfig(
+        input_features={
+            "observation.images.front": PolicyFeature(FeatureType.VISUAL, (3, 48, 64)),
+            "observation.state": PolicyFeature(FeatureType.STATE, (2,)),
+        },
+        output_features={"action": PolicyFeature(FeatureType.ACTION, (2,))},
+        pretrained_backbone_weights=None,
+        chunk_size=8,
+        n_action_steps=8,
+        device="cpu",
+        **small,
+    )
+    some = {"mean": torch.zeros(2), "std": torch.ones(2)}
+    image = {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.3)}
+    stats = {"observation.state": some, "observation.images.front": image, "action": some}
+    folder = tmp_path_factory.mktemp("act")
+    ACTPolicy(config).save_pretrained(folder)
+    for processor in make_pre_post_processors(config, dataset_stats=stats):
+        processor.save_pretrained(folder)
     return folder
 
 
