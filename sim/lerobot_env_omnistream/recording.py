@@ -2,7 +2,8 @@
 
 Each success is written as a finished dataset of one episode into ``OUT.parts/`` and moved into place by one rename, so
 whatever stands there is whole; the parts are joined when there are enough. Killed and started again, the recording goes
-on with the seeds that are missing. The seeds that end up in the set do not depend on the number of workers.
+on with the seeds that are missing; started again with more episodes, it extends the set. The seeds that end up in the
+set do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -27,7 +28,7 @@ from lerobot_env_omnistream.errors import SimError
 from lerobot_env_omnistream.trials import env_of_process
 
 SETTINGS_FILE = "recording.json"
-EPISODE, FAILED, UNFINISHED, JOINED = "episode-", "failed-", "unfinished-", "joined"
+EPISODE, FAILED, UNFINISHED, JOINED, BEFORE = "episode-", "failed-", "unfinished-", "joined", "before"
 # More failures than this, and than half of the episodes asked for, and the recording gives up.
 FAILURES_ALLOWED = 20
 
@@ -75,14 +76,17 @@ def _record_task(
     config: EnvConfig, settings: dict[str, Any], out: Path, workers: int, show: Callable[[Progress], None]
 ) -> Path:
     settings = settings | {"env": config.settings()}
+    parts = out.with_name(out.name + ".parts")
+    if (parts / BEFORE).exists() and not out.exists():  # killed between the two renames of an extension
+        (parts / BEFORE).rename(out)
     if _is_complete(out, settings):
         return out
-    parts = out.with_name(out.name + ".parts")
     parts.mkdir(parents=True, exist_ok=True)
     with _locked(parts):
         _begin_or_resume(parts, settings)
-        _fill(config, parts, settings, workers, show)
-        _join_episodes(parts, out, settings)
+        earlier = _summary(out) if out.exists() else {"seeds": [], "failed_seeds": []}
+        _fill(config, parts, settings, earlier, workers, show)
+        _join_episodes(parts, out, settings, earlier)
     shutil.rmtree(parts)
     return out
 
@@ -96,11 +100,13 @@ def _record_tasks(
     for index, config in enumerate(configs):
         before = Progress(recorded=index * episodes, failed=failed, wanted=len(configs) * episodes)
         _record_task(config, settings, folder / config.task, workers, lambda now, before=before: show(before + now))
-        summaries[config.task] = json.loads((folder / config.task / "meta" / SETTINGS_FILE).read_text())
+        summaries[config.task] = _summary(folder / config.task)
         failed += len(summaries[config.task]["failed_seeds"])
     seeds = {name: {key: summary[key] for key in ("seeds", "failed_seeds")} for name, summary in summaries.items()}
     shutil.rmtree(folder / JOINED, ignore_errors=True)
-    _join([folder / config.task for config in configs], folder / JOINED, out, settings | {"tasks": seeds})
+    _join(
+        [folder / config.task for config in configs], folder / JOINED, folder / BEFORE, out, settings | {"tasks": seeds}
+    )
     shutil.rmtree(folder)
     return out
 
@@ -120,25 +126,30 @@ def _require_datasets() -> None:
 
 
 def _is_complete(out: Path, settings: dict[str, Any]) -> bool:
-    """Whether ``out`` is this recording, finished; whatever else stands there is an error."""
+    """Whether ``out`` is this recording with all its episodes; whatever else stands there is an error, but a recording
+    of one task with fewer episodes, which can be extended."""
     if not out.exists():
         return False
-    try:
-        recorded = json.loads((out / "meta" / SETTINGS_FILE).read_text())
-    except OSError:
-        raise SimError(f"{out} exists and is no recording; choose another folder") from None
-    _check_same(out, recorded, settings)
+    recorded = _summary(out)
+    _check_same(out, recorded, settings, "first_seed")
+    if recorded["episodes"] < settings["episodes"] and "tasks" not in recorded:
+        return False
+    _check_same(out, recorded, settings, "episodes")
     return True
 
 
-def _check_same(where: Path, recorded: dict[str, Any], settings: dict[str, Any]) -> None:
-    before, now = _flat(recorded), _flat(settings)
+def _summary(out: Path) -> dict[str, Any]:
+    """What a finished recording says of itself."""
+    try:
+        return json.loads((out / "meta" / SETTINGS_FILE).read_text())
+    except OSError:
+        raise SimError(f"{out} exists and is no recording; choose another folder") from None
+
+
+def _check_same(where: Path, recorded: dict[str, Any], settings: dict[str, Any], count: str) -> None:
+    before, now = (some["env"] | {count: some[count]} for some in (recorded, settings))
     for name in (name for name in now if before.get(name) != now[name]):
         raise SimError(f"{where} was recorded with {name} {before.get(name)}, not {now[name]}; choose another folder")
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    return settings["env"] | {name: settings[name] for name in ("first_seed", "episodes")}
 
 
 @contextmanager
@@ -153,12 +164,11 @@ def _locked(parts: Path) -> Iterator[None]:
 
 def _begin_or_resume(parts: Path, settings: dict[str, Any]) -> None:
     """Removes what a killed recording left unfinished, and holds its settings against ours."""
-    for leftover in [*parts.glob(f"{UNFINISHED}*"), parts / JOINED]:
+    for leftover in [*parts.glob(f"{UNFINISHED}*"), parts / JOINED, parts / BEFORE]:
         shutil.rmtree(leftover, ignore_errors=True)
     file = parts / SETTINGS_FILE
     if file.exists():
-        _check_same(parts, json.loads(file.read_text()), settings)
-        return
+        _check_same(parts, json.loads(file.read_text()), settings, "first_seed")
     temporary = parts / f"{SETTINGS_FILE}.tmp"
     temporary.write_text(json.dumps(settings, indent=1))
     temporary.replace(file)
@@ -168,11 +178,17 @@ def _begin_or_resume(parts: Path, settings: dict[str, Any]) -> None:
 
 
 def _fill(
-    config: EnvConfig, parts: Path, settings: dict[str, Any], workers: int, show: Callable[[Progress], None]
+    config: EnvConfig,
+    parts: Path,
+    settings: dict[str, Any],
+    earlier: dict[str, Any],
+    workers: int,
+    show: Callable[[Progress], None],
 ) -> None:
     """Runs seeds in their order, as many at a time as may still be needed, until there are enough successes."""
     wanted, environment = settings["episodes"], config_to_json(config)
-    done, failed = _seeds(parts, EPISODE), _seeds(parts, FAILED)
+    done = _seeds(parts, EPISODE) | set(earlier["seeds"])
+    failed = _seeds(parts, FAILED) | set(earlier["failed_seeds"])
     seeds = (seed for seed in count(settings["first_seed"]) if seed not in done and seed not in failed)
     show(Progress(recorded=len(done), failed=len(failed), wanted=wanted))
     if len(done) >= wanted:
@@ -289,18 +305,23 @@ def write_dataset(env: RecordedEnv, frames: list[dict[str, Any]], root: Path) ->
 # ---- the set ----
 
 
-def _join_episodes(parts: Path, out: Path, settings: dict[str, Any]) -> None:
-    seeds = sorted(_seeds(parts, EPISODE))[: settings["episodes"]]
-    roots = [parts / f"{EPISODE}{seed:08d}" for seed in seeds]
-    summary = settings | {"seeds": seeds, "failed_seeds": sorted(_seeds(parts, FAILED))}
-    _join(roots, parts / JOINED, out, summary)
+def _join_episodes(parts: Path, out: Path, settings: dict[str, Any], earlier: dict[str, Any]) -> None:
+    """Behind the episodes of ``earlier``, which stand in ``out``, come the new ones in the order of their seeds."""
+    missing = settings["episodes"] - len(earlier["seeds"])
+    seeds = sorted(_seeds(parts, EPISODE) - set(earlier["seeds"]))[:missing]
+    roots = [out] * bool(earlier["seeds"]) + [parts / f"{EPISODE}{seed:08d}" for seed in seeds]
+    failed = sorted(_seeds(parts, FAILED) | set(earlier["failed_seeds"]))
+    summary = settings | {"seeds": earlier["seeds"] + seeds, "failed_seeds": failed}
+    _join(roots, parts / JOINED, parts / BEFORE, out, summary)
 
 
-def _join(roots: list[Path], joined: Path, out: Path, summary: dict[str, Any]) -> None:
-    """Joins datasets in their order and moves the set into place by one rename."""
+def _join(roots: list[Path], joined: Path, before: Path, out: Path, summary: dict[str, Any]) -> None:
+    """Joins datasets in their order into ``joined`` and renames it to ``out``; what stood there goes to ``before``."""
     from lerobot.datasets.aggregate import aggregate_datasets
 
     name = f"omnistream/{summary['env']['task'].lower()}"
     aggregate_datasets([name] * len(roots), name, roots=roots, aggr_root=joined)
     (joined / "meta" / SETTINGS_FILE).write_text(json.dumps(summary, indent=1))
+    if out.exists():
+        out.rename(before)
     joined.rename(out)

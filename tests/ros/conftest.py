@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -81,8 +81,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def act_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """LeRobot's ACT with fixed random weights: one camera of 64 x 48 pixels and two joints in, two numbers out."""
+def make_act_policy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Saves LeRobot's ACT with fixed random weights, for cameras of 64 x 48 pixels; the folder."""
     pytest.importorskip("lerobot")
     import torch
     from lerobot.configs import FeatureType, PolicyFeature
@@ -90,28 +90,32 @@ def act_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from lerobot.policies.act.modeling_act import ACTPolicy
     from lerobot.policies.factory import make_pre_post_processors
 
-    torch.manual_seed(0)
-    small = {"dim_model": 32, "n_heads": 2, "dim_feedforward": 64, "n_encoder_layers": 1, "use_vae": False}
-    config = ACTConfig(
-        input_features={
-            "observation.images.front": PolicyFeature(FeatureType.VISUAL, (3, 48, 64)),
-            "observation.state": PolicyFeature(FeatureType.STATE, (2,)),
-        },
-        output_features={"action": PolicyFeature(FeatureType.ACTION, (2,))},
-        pretrained_backbone_weights=None,
-        chunk_size=8,
-        n_action_steps=8,
-        device="cpu",
-        **small,
-    )
-    some = {"mean": torch.zeros(2), "std": torch.ones(2)}
-    image = {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.3)}
-    stats = {"observation.state": some, "observation.images.front": image, "action": some}
-    folder = tmp_path_factory.mktemp("act")
-    ACTPolicy(config).save_pretrained(folder)
-    for processor in make_pre_post_processors(config, dataset_stats=stats):
-        processor.save_pretrained(folder)
-    return folder
+    def make(cameras: list[str], state_size: int, action_size: int) -> Path:
+        torch.manual_seed(0)
+        images = {f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, (3, 48, 64)) for camera in cameras}
+        config = ACTConfig(
+            input_features=images | {"observation.state": PolicyFeature(FeatureType.STATE, (state_size,))},
+            output_features={"action": PolicyFeature(FeatureType.ACTION, (action_size,))},
+            pretrained_backbone_weights=None,
+            **{"chunk_size": 8, "n_action_steps": 8, "dim_model": 32, "n_heads": 2, "dim_feedforward": 64},
+            **{"n_encoder_layers": 1, "use_vae": False, "device": "cpu"},
+        )
+        stats = {key: {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.3)} for key in images}
+        for key, size in (("observation.state", state_size), ("action", action_size)):
+            stats[key] = {"mean": torch.zeros(size), "std": torch.ones(size)}
+        folder = tmp_path_factory.mktemp("act")
+        ACTPolicy(config).save_pretrained(folder)
+        for processor in make_pre_post_processors(config, dataset_stats=stats):
+            processor.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def act_policy(make_act_policy: Callable[..., Path]) -> Path:
+    """One camera, two joints, two numbers of action."""
+    return make_act_policy(["front"], 2, 2)
 
 
 @pytest.fixture

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -218,3 +219,30 @@ def test_the_executable_runs_a_policy_that_lerobot_saved(workspace, act_policy, 
     start = int(np.abs(chunk - heard[0]).max(1).argmin())
     assert len(heard) > 8 and np.ptp(chunk, axis=0).min() > 1e-3, "the chunk moves"
     np.testing.assert_allclose(heard, chunk[(start + np.arange(len(heard))) % 8], atol=1e-5)
+
+
+@pytest.mark.slow
+def test_robosuite_is_driven(workspace, make_act_policy, domain, tmp_path):
+    """A simulated arm moves as the random policy tells it, and its own commands explain where it went."""
+    pytest.importorskip("robosuite")
+    from lerobot_env_omnistream import RobosuiteEnvConfig
+    from lerobot_env_omnistream.env import RobosuiteEnv
+
+    policy = make_act_policy(["agentview", "robot0_eye_in_hand"], 16, 7)
+    differences = {"command_kind": "velocity", "command_low": [-1.0], "command_high": [1.0], "max_change_per_s": [20.0]}
+    types = {"state_type": "float64_multi_array", "command_type": "float64_multi_array", "max_age_s": 10.0}
+    parameters = {"policy": str(policy), "autostart": True} | differences | types
+    out = tmp_path / "driven"
+    with (
+        workspace.run("policy_node", domain, parameters, package="omnistream_policy") as node,
+        workspace.script(Path(__file__).with_name("robosuite_robot.py"), domain, str(out), "40") as robot,
+    ):
+        node.wait_for("acting")
+        assert robot.wait(200) == 0, robot.text() + node.text()
+    heard = pickle.loads(out.read_bytes())
+    assert heard["actions"].shape == (40, 7) and np.abs(heard["actions"]).max() <= 1
+    assert np.abs(heard["states"][-1] - heard["states"][0]).max() > 0.01, "the arm has moved"
+    env = RobosuiteEnv(RobosuiteEnvConfig(task="Lift", cameras=[]))
+    states = [env.reset(seed=0)[0]["agent_pos"], *(env.step(action)[0]["agent_pos"] for action in heard["actions"])]
+    np.testing.assert_allclose(states, heard["states"], atol=1e-6)
+    env.close()

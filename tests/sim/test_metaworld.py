@@ -88,10 +88,10 @@ def test_a_killed_recording_of_several_tasks_goes_on(tmp_path, one_process):
     config = MetaworldEnvConfig(task="reach-v3,button-press-v3", image_size_px=32)
     joined = recording._join_episodes
 
-    def killed(parts, out, settings):
+    def killed(parts, out, *rest):
         if out.name == "button-press-v3":
             raise KeyboardInterrupt
-        joined(parts, out, settings)
+        joined(parts, out, *rest)
 
     one_process.setattr(recording, "_join_episodes", killed)
     with pytest.raises(KeyboardInterrupt):

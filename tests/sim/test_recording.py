@@ -47,10 +47,28 @@ def test_a_killed_recording_goes_on_and_loads(tmp_path, one_process):
     assert summary["seeds"] == [0, 1] and summary["env"]["task"] == "Lift"
 
     record(small(), 2, out)  # finished: nothing to do
-    with pytest.raises(SimError, match="episodes 2, not 3; choose another folder"):
-        record(small(), 3, out)
+    with pytest.raises(SimError, match="episodes 2, not 1; choose another folder"):
+        record(small(), 1, out)
     with pytest.raises(SimError, match="fps 20, not 10"):
         record(small(fps=10), 2, out)
+
+
+def test_a_finished_recording_is_extended(tmp_path, one_process):
+    out, config = tmp_path / "lift", small(object_spread=0.5)
+    record(config, 1, out)
+    first = LeRobotDataset("omnistream/lift", root=out)[3]["action"]
+    renamed = type(out).rename
+    one_process.setattr(type(out), "rename", lambda self, to: renamed(self, to) if self.name != "joined" else 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # killed at the worst moment
+        record(config, 2, out)
+    one_process.setattr(type(out), "rename", renamed)
+    seen = []
+    record(config, 2, out, show=seen.append)
+    assert [progress.recorded for progress in seen] == [2], "nothing is recorded again"
+    check_dataset(out, episodes=2)
+    assert json.loads((out / "meta" / "recording.json").read_text())["seeds"] == [0, 1]
+    assert (LeRobotDataset("omnistream/lift", root=out)[3]["action"] == first).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["lift"]
 
 
 def check_dataset(root, episodes: int) -> None:

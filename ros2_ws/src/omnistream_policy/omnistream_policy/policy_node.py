@@ -161,7 +161,7 @@ class PolicyNode(LifecycleNode):
         self._topics, self._watch = topics, Watch(tuple(topics.values()))
 
     def _stop_commanding(self) -> None:
-        if self._is_active and self._acting is not None:
+        if self._is_active and self._acting is not None and self.context.ok():  # after a signal nothing can be sent
             self._acting.hold()
         self._is_active = False
 
