@@ -198,6 +198,7 @@ def test_services_and_lifecycle(robot):
     robot.until_it_acts()
 
 
+@pytest.mark.timeout(600)  # a loaded machine takes minutes to import LeRobot
 def test_the_executable_runs_a_policy_that_lerobot_saved(workspace, act_policy, domain):
     """Before an unchanging picture and state, the commands are the policy's chunk, number after number, for ever."""
     from omnistream_policy.parameters import PolicySettings
@@ -206,7 +207,7 @@ def test_the_executable_runs_a_policy_that_lerobot_saved(workspace, act_policy, 
     loose = {"max_change_per_s": [1e9], "joints": JOINTS, "command_type": "float64_multi_array", "max_age_s": 5.0}
     parameters = {"policy": str(act_policy), "autostart": True, "rate_hz": 5.0} | loose
     with workspace.run("policy_node", domain, parameters, package="omnistream_policy") as process:
-        process.wait_for("configured")
+        process.wait_for("configured", 300)
         with Peer(domain) as peer:
             robot = Robot(process, peer, Float64MultiArray)
             robot.until_it_acts()
@@ -237,7 +238,7 @@ def test_robosuite_is_driven(workspace, make_act_policy, domain, tmp_path):
         workspace.run("policy_node", domain, parameters, package="omnistream_policy") as node,
         workspace.script(Path(__file__).with_name("robosuite_robot.py"), domain, str(out), "40") as robot,
     ):
-        node.wait_for("acting")
+        node.wait_for("acting", 300)
         assert robot.wait(200) == 0, robot.text() + node.text()
     heard = pickle.loads(out.read_bytes())
     assert heard["actions"].shape == (40, 7) and np.abs(heard["actions"]).max() <= 1
