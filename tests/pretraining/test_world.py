@@ -226,15 +226,15 @@ def test_things_hide_what_is_behind_them_in_every_tile():
     scene = sample_scene(6, STATIC)
     batch = render_clips([6], STATIC)
     lens = batch.intrinsics_B33[0].double().numpy()
-    for row, column in np.random.default_rng(0).integers(0, (48, 64), size=(60, 2)):
+    for row, column in np.random.default_rng(0).integers(0, (48, 64), size=(30, 2)):
         ray_3 = scene.room_from_camera_T44[0, :3, :3] @ (np.linalg.inv(lens) @ [column + 0.5, row + 0.5, 1.0])
         depth_m = _first_hit(scene, scene.room_from_camera_T44[0, :3, 3], ray_3)
-        np.testing.assert_allclose(batch.depth_m_BTHW[0, 0, row, column], depth_m, rtol=2e-3)
+        np.testing.assert_allclose(batch.depth_m_BTHW[0, 0, row, column], depth_m, rtol=1e-3, atol=2e-3)
 
 
 def _first_hit(scene, eye_3, ray_3):
     """Marching along the ray in small steps through the implicit bodies: slow, and nothing like the renderer."""
-    steps_N = np.linspace(0.02, 16.0, 160_000)
+    steps_N = np.linspace(0.02, 16.0, 16_000)
     points_N3 = eye_3 + steps_N[:, None] * ray_3
     hit_N = (np.abs(points_N3 - scene.centre_TK3[0, 0]) > scene.half_K3[0]).any(1)
     for slot in np.flatnonzero(scene.present_TK[0]):
