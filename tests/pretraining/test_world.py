@@ -249,7 +249,7 @@ def _first_hit(scene, eye_3, ray_3):
 
 @pytest.mark.parametrize(
     "field, value",
-    [("height_px", 0), ("frames", 0), ("supersample", 9), ("fov_x_deg", (90.0, 45.0)), ("fov_x_deg", (45.0, 170.0)),
+    [("height_px", 0), ("frames", 0), ("supersample", 99), ("fov_x_deg", (90.0, 45.0)), ("fov_x_deg", (45.0, 170.0)),
      ("objects", (3, 99)), ("labels", ("smell",)), ("places", ("moon",)),
      ("rate_hz", 0.0), ("moving_share", 1.5), ("width_px", 12.5)],
 )  # fmt: skip

@@ -15,7 +15,7 @@ MODES = {
     "tabletop": ("wrist", "wrist", "circle", "circle", "fixed"),
     "open": ("walk", "walk", "head", "drive", "drive", "orbit", "rotate", "fly", "still"),
 }
-_CANDIDATES = 10
+_CANDIDATES = 6
 _MOST_TURN_DEG_S = 110.0
 
 
