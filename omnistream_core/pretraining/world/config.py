@@ -25,12 +25,12 @@ CLASS_ID = {name: i for i, name in enumerate(CLASSES)}
 class WorldConfig:
     """Size and statistics of the clips.
 
-    fov_x_deg: horizontal field of view, drawn once per clip. objects: number of free objects (furniture,
-    clutter, movers; things on walls come on top). rate_hz: frame rate. speed_scale: range of the per-clip
-    factor on camera and object speed. supersample: colour rays per pixel; the first goes through its centre,
-    and depth and ids are what that one hits. moving_share: share of clips with moving objects. places: kinds of scenes, each as
-    often as it is named. labels: what is computed besides depth and ids, out of LABELS. textures: file of
-    photographs made by training/pack_textures.py, None = without.
+    fov_x_deg: horizontal field of view, drawn once per clip. objects: number of free objects (furniture, clutter,
+    movers; things on walls come on top). rate_hz: frame rate. speed_scale: range of the per-clip factor on camera and
+    object speed. supersample: colour rays per pixel; the first goes through its centre, and depth and ids are what
+    that one hits. moving_share: share of clips with moving objects. places: kinds of scenes, each as often as it is
+    named. labels: what is computed besides depth and ids, out of LABELS. textures: file of photographs made by
+    training/pack_textures.py, None = without.
     """
 
     height_px: int = 96
