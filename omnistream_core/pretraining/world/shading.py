@@ -54,16 +54,16 @@ def _chart(row, point, slot_RP):
 
 
 def paint(materials_MY, begin_R, spot_9RP, skin_RP):
-    """Albedo of every hit, three (R, P), without photographs."""
-    return albedo(_material(materials_MY, begin_R, skin_RP), spot_9RP[6], spot_9RP[7], spot_9RP[8])
+    """Albedo of every hit, (3, R, P), without photographs."""
+    return torch.stack(albedo(_material(materials_MY, begin_R, skin_RP), spot_9RP[6], spot_9RP[7], spot_9RP[8]))
 
 
 def paint_photos(materials_MY, begin_R, spot_9RP, skin_RP, texels_L, count):
-    """Albedo of every hit, three (R, P)."""
+    """Albedo of every hit, (3, R, P)."""
     material = _material(materials_MY, begin_R, skin_RP)
     plain = albedo(material, spot_9RP[6], spot_9RP[7], spot_9RP[8])
     photo = photo_albedo(texels_L, count, material, spot_9RP[6], spot_9RP[7], spot_9RP[8])
-    return [torch.lerp(a, b, material["photo_blend"]) for a, b in zip(plain, photo, strict=True)]
+    return torch.stack([torch.lerp(a, b, material["photo_blend"]) for a, b in zip(plain, photo, strict=True)])
 
 
 def _material(materials_MY, begin_R, skin_RP):
@@ -71,8 +71,8 @@ def _material(materials_MY, begin_R, skin_RP):
     return {name: materials_MY[i][index_RP] for name, i in INDEX.items()}
 
 
-def illuminate(light, materials_MY, begin_R, spot_9RP, skin_RP, colour, directions_3RP, lit_RP):
-    """Light from the lamps and the surroundings on painted points, then fog: three (R, P).
+def illuminate(light, materials_MY, begin_R, spot_9RP, skin_RP, colour_3RP, directions_3RP, lit_RP, so_far_3RP):
+    """Light from the lamps and the surroundings on painted points, then fog: (3, R, P), added to so_far_3RP.
 
     light: name -> row numbers. lit_RP: share of the way from the main lamp at which something is hit (1 = the point).
     """
@@ -86,8 +86,9 @@ def illuminate(light, materials_MY, begin_R, spot_9RP, skin_RP, colour, directio
     shine, gloss_RP = _light(light, point, normal, view, lit_RP, specular, polish)
     way_m_RP = sum((point[i] - light["eye_3R"][i, :, None]) ** 2 for i in range(3)).sqrt()
     clear_RP = torch.exp(-light["fog_4R"][3, :, None] * way_m_RP)
-    seen = [colour[i] * (shine[i] * (1 - unlit) + glow) + gloss_RP * (1 - unlit) for i in range(3)]
-    return [torch.lerp(light["fog_4R"][i, :, None].expand_as(seen[i]), seen[i], clear_RP) for i in range(3)]
+    seen = [colour_3RP[i] * (shine[i] * (1 - unlit) + glow) + gloss_RP * (1 - unlit) for i in range(3)]
+    fog = [light["fog_4R"][i, :, None] for i in range(3)]
+    return torch.stack([so_far_3RP[i] + fog[i] + (seen[i] - fog[i]) * clear_RP for i in range(3)])
 
 
 def _light(light, point, normal, view, lit_RP, specular, polish):
