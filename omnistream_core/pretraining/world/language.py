@@ -8,6 +8,7 @@ are asked for less often.
 Room axes: z up. Shapes: T frames, I instance ids (0 = none), O objects.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -95,6 +96,11 @@ class Question:
     number: float | None = None
     unit: str = ""
 
+    @property
+    def prompt(self) -> str:
+        """The question with its choices."""
+        return f"{self.text} {' / '.join(self.choices)}" if self.choices else self.text
+
 
 @dataclass(frozen=True, kw_only=True)
 class Description:
@@ -117,6 +123,12 @@ def visible_pixels(clips: ClipBatch) -> np.ndarray:
     ids_BTP = clips.instance_BTHW.flatten(2).long()
     count_BTI = torch.zeros(*ids_BTP.shape[:2], MAX_INSTANCES, dtype=torch.int64, device=ids_BTP.device)
     return count_BTI.scatter_add_(2, ids_BTP, torch.ones_like(ids_BTP)).cpu().numpy()
+
+
+def describe_clips(seeds: Sequence[int], scenes: Sequence[Scene], clips: ClipBatch) -> tuple[Description, ...]:
+    """What is said of rendered scenes; the same for the same seeds."""
+    rows = zip(seeds, scenes, visible_pixels(clips), strict=True)
+    return tuple(describe(scene, visible_TI, np.random.default_rng([seed, 7])) for seed, scene, visible_TI in rows)
 
 
 def describe(scene: Scene, visible_TI: np.ndarray, rng: np.random.Generator) -> Description:
