@@ -27,6 +27,7 @@ _LIGHT = ("eye_3R", "lamp_6R", "lamp2_6R", "ambient_3R", "fog_4R", "room_6R")
 # Places of the rays in a pixel: evenly spread (Roberts 2018, the plastic number's sequence), the centre first.
 _SPREAD = [((0.5 + 0.7548776662 * i) % 1, (0.5 + 0.5698402910 * i) % 1) for i in range(16)]
 CHUNK_TILES = {"cpu": 128, "cuda": 8192}
+_LOOK_UP = (shading.surface, shading.paint, shading.paint_photos, shading.illuminate)
 _KERNELS = (cast.room_key, cast.box_key, cast.round_key, cast.unpack_key, cast.pixel_directions, cast.lamp_directions,
             shading.surface, shading.paint, shading.paint_photos, shading.illuminate, film.develop)  # fmt: skip
 
@@ -34,8 +35,10 @@ _KERNELS = (cast.room_key, cast.box_key, cast.round_key, cast.unpack_key, cast.p
 @functools.cache
 def _kernels(compiled):
     """The pointwise functions by name, as they are or each compiled."""
-    wrap = functools.partial(torch.compile, dynamic=False) if compiled else lambda fn: fn
-    return SimpleNamespace(**{fn.__name__: wrap(fn) for fn in _KERNELS})
+    if not compiled:
+        return SimpleNamespace(**{fn.__name__: fn for fn in _KERNELS})
+    fixed = {fn.__name__: torch.compile(fn, dynamic=False) for fn in _KERNELS}
+    return SimpleNamespace(**fixed | {fn.__name__: torch.compile(fn) for fn in _LOOK_UP})
 
 
 def render_clips(
@@ -68,8 +71,8 @@ class _Tables:
     frame: dict[str, Tensor]
     eye_CX: Tensor
     lamp_CX: Tensor
-    geometry_CX: Tensor
-    materials_MY: Tensor
+    geometry_XC: Tensor
+    materials_YM: Tensor
     centre_FK3: Tensor
     unit_from_room_FK33: Tensor
     room_from_unit_FK33: Tensor
@@ -106,8 +109,8 @@ class _Tables:
             frame=frame,
             eye_CX=cast.slot_table(eye, centre, unit_from_room, shape).flatten(1),
             lamp_CX=cast.slot_table(light[:3].T, centre, unit_from_room, shape).flatten(1),
-            geometry_CX=torch.cat([centre, unit_from_room.flatten(2), half, shape], -1).permute(2, 0, 1).flatten(1),
-            materials_MY=tensor([s.materials_NM for s in scenes]).T.contiguous(),
+            geometry_XC=_any_length(torch.cat([centre, unit_from_room.flatten(2), half, shape], -1).flatten(0, 1)),
+            materials_YM=_any_length(tensor([s.materials_NM for s in scenes])),
             centre_FK3=centre,
             unit_from_room_FK33=unit_from_room,
             room_from_unit_FK33=room_from_unit,
@@ -116,6 +119,12 @@ class _Tables:
             instance_BK=tensor([s.instance_K for s in scenes], torch.int16, np.stack),
             classes_BN=tensor([s.classes_N for s in scenes], torch.int16, np.stack),
         )
+
+
+def _any_length(table_XC):
+    """Batches of another size shall not compile the kernels anew."""
+    torch._dynamo.mark_dynamic(table_XC, 0)
+    return table_XC
 
 
 def _corners(poses_F44, centre_FK3, room_from_unit_FK33):
@@ -221,19 +230,19 @@ def _shadow(kernels, tables, chunk, rays_3RP, depth_RP):
 
 def _surface(kernels, tables, chunk, hit):
     """Spots (9, R, P) and material slots (R, P) of hits."""
-    return kernels.surface(tables.geometry_CX, chunk.start_slot_R, chunk.row["eye_3R"], chunk.sharp_R, *hit)
+    return kernels.surface(tables.geometry_XC, chunk.start_slot_R, chunk.row["eye_3R"], chunk.sharp_R, *hit)
 
 
 def _shade(kernels, tables, chunk, config, hit, around, lit_RP, so_far_3RP):
     """Linear RGB (3, R, P), added to what other rays of the pixels brought."""
     spot_9RP, skin_RP = around
     if config.textures is None:
-        colour_3RP = kernels.paint(tables.materials_MY, chunk.begin_R, spot_9RP, skin_RP)
+        colour_3RP = kernels.paint(tables.materials_YM, chunk.begin_R, spot_9RP, skin_RP)
     else:
         texels_L, count = load_photos(config.textures, str(lit_RP.device))
-        colour_3RP = kernels.paint_photos(tables.materials_MY, chunk.begin_R, spot_9RP, skin_RP, texels_L, count)
+        colour_3RP = kernels.paint_photos(tables.materials_YM, chunk.begin_R, spot_9RP, skin_RP, texels_L, count)
     return kernels.illuminate(
-        chunk.light, tables.materials_MY, chunk.begin_R, spot_9RP, skin_RP, colour_3RP, hit[0], lit_RP, so_far_3RP
+        chunk.light, tables.materials_YM, chunk.begin_R, spot_9RP, skin_RP, colour_3RP, hit[0], lit_RP, so_far_3RP
     )
 
 
