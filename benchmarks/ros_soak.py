@@ -98,7 +98,7 @@ def soak(process: Process, peer: Peer, frames: int) -> dict[str, Any]:
         peer.publish("camera_info", info_message(SIZE_HW, stamp_ns))
         peer.publish("image_raw", image_message(pictures[index % 64], stamp_ns))
         before = counts[0]
-        peer.until(lambda before=before: counts[0] > before, 60, f"pose of frame {index}")
+        peer.until(lambda before=before: counts[0] > before, 600, f"pose of frame {index}")
         if (index + 1) % max(1, min(1000, frames // 10)) == 0:
             samples.append((index + 1, rss_mb(process), descriptors(process)))
             print(

@@ -11,6 +11,7 @@ from sensor_msgs.msg import CompressedImage, Image
 from std_msgs.msg import Header
 
 from omnistream_core.errors import ConfigError, SourceError
+from omnistream_core.sources.camera_info import camera_from_info
 from omnistream_core.types import CameraModel, Prediction
 from omnistream_ros import conversions
 from omnistream_ros.cloud import CloudBuilder, colours_of
@@ -114,7 +115,7 @@ def test_millimetres_have_zero_for_unknown() -> None:
 
 def test_intrinsics_move_by_half_a_pixel_and_come_back() -> None:
     info = info_message((480, 640), 0, focal_px=500.0)
-    camera = conversions.camera_from_info(info)
+    camera = camera_from_info(info)
     assert (camera.cx_px, camera.cy_px, camera.fx_px) == (320.0, 240.0, 500.0)
     back = conversions.info_from_camera(camera, Header())
     np.testing.assert_array_equal(back.k, info.k)
@@ -124,7 +125,7 @@ def test_binning_and_region_of_interest() -> None:
     info = info_message((480, 640), 0, focal_px=500.0)
     info.binning_x = info.binning_y = 2
     info.roi.x_offset, info.roi.y_offset, info.roi.width, info.roi.height = 100, 40, 400, 300
-    camera = conversions.camera_from_info(info)
+    camera = camera_from_info(info)
     assert (camera.width_px, camera.height_px) == (200, 150)
     assert (camera.fx_px, camera.cx_px, camera.cy_px) == (250.0, 110.0, 100.0)
 
@@ -137,7 +138,7 @@ def test_uncalibrated_cameras_are_refused(fault: str) -> None:
     else:
         info.k[0] = np.nan if fault == "nan" else 0.0
     with pytest.raises(ConfigError, match="camera"):
-        conversions.camera_from_info(info)
+        camera_from_info(info)
 
 
 @pytest.mark.parametrize("stride", [1, 2, 3])

@@ -153,31 +153,8 @@ def millimetres(depth_m_HW: np.ndarray) -> np.ndarray:
 # ---- intrinsics ----
 
 
-def camera_from_info(info: CameraInfo) -> CameraModel:
-    """Intrinsics of the images that ``info`` speaks of, its binning and region of interest taken into account.
-
-    ROS counts pixel centres as integers, we count pixel corners: the principal point moves by half a pixel.
-
-    Raises:
-        ConfigError: zero size, focal length not positive, values that are not finite: an uncalibrated camera.
-    """
-    x_bins, y_bins = max(1, info.binning_x), max(1, info.binning_y)
-    width, height = info.roi.width or info.width, info.roi.height or info.height
-    fx, _, cx, _, fy, cy, *_ = (float(value) for value in info.k)
-    return CameraModel(
-        width_px=int(width) // x_bins,
-        height_px=int(height) // y_bins,
-        fx_px=fx / x_bins,
-        fy_px=fy / y_bins,
-        cx_px=(cx + 0.5 - info.roi.x_offset) / x_bins,
-        cy_px=(cy + 0.5 - info.roi.y_offset) / y_bins,
-        distortion_model=info.distortion_model,
-        distortion=tuple(float(value) for value in info.d),
-    )
-
-
 def info_from_camera(camera: CameraModel, header: Header) -> CameraInfo:
-    """The inverse of ``camera_from_info``, without binning."""
+    """The inverse of the core's ``camera_from_info``, without binning."""
     fx, fy, cx, cy = camera.fx_px, camera.fy_px, camera.cx_px - 0.5, camera.cy_px - 0.5
     return CameraInfo(
         header=header,

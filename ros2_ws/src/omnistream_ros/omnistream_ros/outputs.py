@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry, Path
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.lifecycle.publisher import LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -123,6 +124,8 @@ class CameraOutputs:
         )
         tf_qos = QoSProfile(depth=100)
         latched_qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        # Each event that is waited for makes every wake-up of the executor longer; who is offered all can miss nothing.
+        events = PublisherEventCallbacks(use_default_callbacks=not reliable)
         for switch, name, kind, topic, profile in (
             (settings.publish_tf, "tf", TFMessage, "/tf", tf_qos),
             (settings.publish_camera_tf, "tf_static", TFMessage, "/tf_static", latched_qos),
@@ -140,7 +143,9 @@ class CameraOutputs:
         ):
             if switch:
                 full = topic if topic.startswith("/") else self._prefix + topic
-                self._publishers[name] = self._node.create_lifecycle_publisher(kind, full, profile)
+                self._publishers[name] = self._node.create_lifecycle_publisher(
+                    kind, full, profile, event_callbacks=events
+                )
 
     def _wanted(self, name: str) -> bool:
         publisher = self._publishers.get(name)

@@ -12,6 +12,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from omnistream_core.errors import ConfigError, OmniStreamError
 from omnistream_core.session import StreamSession
+from omnistream_core.sources.camera_info import camera_from_info
 from omnistream_core.sources.image_codec import ImageError, UnknownEncodingError
 from omnistream_core.types import CameraModel, Frame, Prediction
 from omnistream_ros import conversions
@@ -156,7 +157,7 @@ class Pipeline:
         camera = self._cameras[stream]
         if info is not None and info is not camera.info:
             try:
-                camera.model = conversions.camera_from_info(info)
+                camera.model = camera_from_info(info)
                 camera.info = info
                 if conversions.is_distorted(camera.model):
                     self._warn(
