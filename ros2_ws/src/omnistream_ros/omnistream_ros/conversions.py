@@ -7,7 +7,6 @@ y left, z up. The world of a stream is the optical frame of its first image; ``o
 from __future__ import annotations
 
 from array import array
-from typing import Any
 
 import numpy as np
 import torch
@@ -63,20 +62,6 @@ def transform_message(header: Header, child_frame: str, pose: Pose) -> Transform
         pose.position.z,
     )
     return TransformStamped(header=header, child_frame_id=child_frame, transform=transform)
-
-
-def matrix_from_pose(pose: Pose) -> np.ndarray:
-    """(4, 4) of a Pose; the inverse of ``pose_message``."""
-    q = np.array([pose.orientation.w, pose.orientation.x, pose.orientation.y, pose.orientation.z])
-    w, x, y, z = q / np.linalg.norm(q)
-    matrix = np.eye(4)
-    matrix[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    matrix[:3, 3] = pose.position.x, pose.position.y, pose.position.z
-    return matrix
 
 
 def odometry_message(
@@ -195,10 +180,3 @@ def fill_cloud(message: PointCloud2, points: np.ndarray) -> None:
     else:
         del message.data[:]
         message.data.frombytes(raw)
-
-
-def points_of(message: PointCloud2) -> np.ndarray:
-    """(n, f) or organised (h, w, f) float32 view of a cloud from ``fill_cloud``."""
-    columns = message.point_step // 4
-    shape: Any = (message.height, message.width, columns) if message.height > 1 else (message.width, columns)
-    return np.frombuffer(message.data, np.float32).reshape(shape)

@@ -101,11 +101,17 @@ class CameraOutputs:
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
 
-    def publish(self, result: StepResult) -> None:
-        """Publish one result, the most urgent first."""
+    def publish(self, result: StepResult) -> bool:
+        """Publish one result: images first, which take the longest to their readers, then what takes time to compute.
+
+        Returns:
+            False where the node is not active any more: nothing was published.
+        """
+        if not any(publisher.is_activated for publisher in self._publishers.values()):
+            return False
+        self._publish_images(result)
         pose = conversions.pose_message(conversions.odom_from_camera_link(result.prediction.world_from_camera_44))
         self._publish_pose(result, pose)
-        self._publish_images(result)
         if self._wanted("points"):
             self._points.header = result.header
             conversions.fill_cloud(self._points, self._cloud.build(result.prediction, result.frame.image_HW3))
@@ -113,6 +119,7 @@ class CameraOutputs:
         self._publish_features(result)
         self._publish_path(result, pose)
         self._publish_map(result)
+        return True
 
     def _create_publishers(self) -> None:
         settings = self._settings

@@ -48,7 +48,7 @@ class Arrival:
 class Outputs(Protocol):
     """Where results of one camera go."""
 
-    def publish(self, result: StepResult) -> None: ...
+    def publish(self, result: StepResult) -> bool: ...
     def reset(self) -> None: ...
     def apply(self, settings: PerceptionSettings) -> None: ...
 
@@ -206,8 +206,8 @@ class Pipeline:
         header = arrival.message.header
         start_s = time.perf_counter()
         info = camera.info if frame.camera is not None else None
-        camera.outputs.publish(StepResult(header=header, frame=frame, prediction=prediction, info=info))
-        camera.stage_ms["publish"] = _ms_since(start_s)
+        if camera.outputs.publish(StepResult(header=header, frame=frame, prediction=prediction, info=info)):
+            camera.stage_ms["publish"] = _ms_since(start_s)
         camera.status.done(time.monotonic(), arrival.arrived_s, frame.stamp_ns or 0, header.frame_id, camera.stage_ms)
 
     def _reset(self, stream: int, reason: str) -> None:
