@@ -35,7 +35,7 @@ format: setup ## put the code into the project's format
 	$(BIN)/ruff format .
 
 train-tiny: setup ## pre-train the tiny model on the procedural world, on a CPU
-	$(BIN)/python training/pretrain_tiny.py --out runs/tiny
+	$(BIN)/python -m training.pretrain tiny --out runs/tiny
 
 lock: setup ## write requirements.txt anew from requirements.in
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.12 --override requirements-override.txt \
