@@ -40,7 +40,7 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
     packages=find_packages(include=["omnistream_core", "omnistream_core.*"]),
-    package_data={"omnistream_core": ["checkpoints/**", "assets/**", "py.typed"]},
+    package_data={"omnistream_core": ["checkpoints/**", "assets/**", "native/*.cpp", "py.typed"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.7",
