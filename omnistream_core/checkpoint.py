@@ -127,7 +127,7 @@ def map_keys(
 
 # --- the official release -------------------------------------------------------------------------------------------
 
-_OFFICIAL = {
+OFFICIAL_NAMES = {
     "cls_token": "cls_token",
     "mask_token": "mask_token",
     "camera_token": "cam_token",
@@ -167,7 +167,7 @@ def official_key(camera_token: bool) -> Callable[[str], str | None]:
         key = key.removeprefix("patch_embed.")
         if not camera_token and key.startswith(("camera_token", "ar_embedder")):
             return None
-        for theirs, ours in _OFFICIAL.items():
+        for theirs, ours in OFFICIAL_NAMES.items():
             if key == theirs or key.startswith(theirs + "."):
                 return "backbone." + ours + key.removeprefix(theirs)
         return "backbone." + key.replace("ls1.gamma", "scale1").replace("ls2.gamma", "scale2")

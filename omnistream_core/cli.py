@@ -139,6 +139,45 @@ def verify(
         raise typer.Exit(1)
 
 
+@app.command(epilog="Example: `omnistream bench --official path/to/checkout --json out/bench.json`")
+def bench(
+    json_file: JsonFile = None,
+    preset: Annotated[str, typer.Option(help="Size of the model: tiny, small, base, large.")] = "small",
+    size: Annotated[int, typer.Option(help="Side of the square image, pixels.", min=16)] = 224,
+    frames: Annotated[str, typer.Option(help="Comma-separated numbers of the frames to time.")] = "20,40",
+    dtypes: Annotated[str, typer.Option(help="Comma-separated: float32,bfloat16,float16.")] = "float32,bfloat16",
+    window: Annotated[int, typer.Option(help="Recent frames of the bounded memory.", min=1)] = 8,
+    sink: Sink = 1,
+    device: Device = "cpu",
+    engine: Annotated[str, typer.Option(help="auto, torch or native.")] = "auto",
+    threads: Annotated[int, typer.Option(help="Threads of torch and of the native kernels.", min=1)] = 2,
+    repeats: Annotated[int, typer.Option(help="Of every step; the median counts.", min=2)] = 7,
+    official: Annotated[Path | None, typer.Option(help="Checkout of the official release, timed in turn.")] = None,
+) -> None:
+    """Time one live frame against what this machine could do at best, by stage, and against the official release."""
+    from omnistream_core.bench.report import tables
+    from omnistream_core.bench.run import BenchConfig, bench
+
+    config = BenchConfig(
+        preset=preset,
+        size_px=size,
+        frames=tuple(int(n) for n in frames.split(",")),
+        dtypes=tuple(dtypes.split(",")),
+        window=window,
+        sink=sink,
+        device=device,
+        engine=engine,
+        threads=threads,
+        repeats=repeats,
+        official=official,
+    )
+    console = Console()
+    figures = bench(config, say=console.print)
+    for table in tables(figures):
+        console.print(table)
+    _write_json(figures, json_file)
+
+
 @eval_app.command("folder", epilog="Example: `omnistream eval folder --root hololens_office --json out/eval.json`")
 def eval_folder(
     root: Annotated[Path, typer.Option(help="Folder with rgb/, depth/, intrinsics.json, poses.txt.")],
@@ -248,6 +287,10 @@ def _report(figures: dict[str, Any], json_file: Path | None) -> None:
     for key, value in figures.items():
         table.add_row(f"[bold]{key}", f"{value:.4g}" if isinstance(value, float) else str(value))
     Console().print(table)
+    _write_json(figures, json_file)
+
+
+def _write_json(figures: dict[str, Any], json_file: Path | None) -> None:
     if json_file is not None:
         try:
             json_file.parent.mkdir(parents=True, exist_ok=True)

@@ -27,6 +27,7 @@ from omnistream_core.retention import Retention, retention
 from omnistream_core.types import BackboneOutput
 
 HEAD_DIM = 64
+STAGES = ("norms", "qkv", "rope + cache write", "attention", "proj", "mlp")
 MULTIPLIED = (torch.float32, torch.bfloat16)
 KEPT = {torch.float32: (torch.float32, torch.bfloat16, torch.int8), torch.bfloat16: (torch.bfloat16, torch.int8)}
 
@@ -127,20 +128,22 @@ class PackedBlock:
         }
         for name, norm in (("norm1", block.norm1), ("norm2", block.norm2)):
             vectors |= {name: norm.weight, f"{name}_bias": norm.bias}
-        self.tensors = {name: _packed(weight, dtype) for name, weight in weights.items()}
+        self.tensors = {name: packed(weight, dtype) for name, weight in weights.items()}
         self.tensors |= {name: vector.detach().float().contiguous().clone() for name, vector in vectors.items()}
         self.addresses = native.Block(**{name: tensor.data_ptr() for name, tensor in self.tensors.items()})
 
 
-def _packed(weight_nk: Tensor, dtype: torch.dtype) -> Tensor:
+def packed(weight_nk: Tensor, dtype: torch.dtype) -> Tensor:
+    """A (n, k) weight as the kernels read it; n is a multiple of their columns."""
     weight_nk = weight_nk.detach().float().contiguous()
     out = torch.empty(weight_nk.numel(), dtype=dtype)
-    pack = getattr(native.kernels(), f"pack_{_name(dtype)}")
+    pack = getattr(native.kernels(), f"pack_{name_of(dtype)}")
     pack(ctypes.c_void_p(weight_nk.data_ptr()), *weight_nk.shape, ctypes.c_void_p(out.data_ptr()))
     return out
 
 
-def _name(dtype: torch.dtype) -> str:
+def name_of(dtype: torch.dtype) -> str:
+    """``float32`` for ``torch.float32``."""
     return str(dtype).removeprefix("torch.")
 
 
@@ -160,6 +163,7 @@ class NativeBackbone:
         self.backbone, self.config, self.dtype = backbone, backbone.config, dtype
         self._parameters = list(backbone.blocks.parameters())
         self._pack()
+        self.stage_s: Tensor | None = None  # where the kernels add the seconds of each of ``STAGES``
         self._work: dict[tuple[int, int], dict[str, Tensor]] = {}
 
     def _pack(self) -> None:
@@ -214,7 +218,7 @@ class NativeBackbone:
         tokens_BTPC = self.backbone.embed(image_B1_3HW, frame_index_B1)
         x_BTPC = tokens_BTPC.float().contiguous()
         call, _held = self._call(x_BTPC, frame_index_B1, cache, rows)
-        run = getattr(native.kernels(), f"run_{_name(self.dtype)}_{_name(cache.dtype)}")
+        run = getattr(native.kernels(), f"run_{name_of(self.dtype)}_{name_of(cache.dtype)}")
         levels, done = [], 0
         for level in self.config.levels:
             run(ctypes.byref(call), done, level + 1)
@@ -244,6 +248,7 @@ class NativeBackbone:
             room=cache.room,
             eps=self.config.layer_norm_eps,
             blocks=self._addresses,
+            stage_s=None if self.stage_s is None else self.stage_s.data_ptr(),
             layers=cache.layers(),
             **{name: tensor.data_ptr() for name, tensor in tensors.items()},
         )

@@ -73,7 +73,7 @@ class StreamSession:
         self.streams = streams
         self._device, self._dtype = _device(self.config.device), getattr(torch, self.config.dtype)
         self.model = model.to(device=self._device, dtype=self._dtype).eval()
-        self._native = _native(self.model, self.config)
+        self._native = native_backbone(self.model, self.config)
         self._caches: dict[tuple[int, int], FrameSlots] = {}
         self._size_of_stream: dict[int, tuple[int, int]] = {}
         self._frames = self._resets = 0
@@ -242,7 +242,7 @@ class StreamSession:
             raise ConfigError(f"stream {stream} does not exist: the session has 0..{self.streams - 1}")
 
 
-def _native(model: OmniStreamModel, config: StreamConfig) -> NativeBackbone | None:
+def native_backbone(model: OmniStreamModel, config: StreamConfig) -> NativeBackbone | None:
     """The native path where it is wanted and serves; None leaves the work to torch.
 
     Raises:

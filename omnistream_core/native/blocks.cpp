@@ -158,7 +158,7 @@ inline void with_rows(int rows, F&& f) {  // f(integral_constant<int, rows>), ro
 
 // ---- stages; each shares its work among the threads of the team and ends in a barrier ----
 
-// write(row, column, Vec) gets every vector of a (rows, k) times weight (k, n) plus bias.
+// write(row, column, Vec) gets every vector of a (rows, k) times weight (k, n) plus bias (or null).
 template <class T, class Write>
 void linear(const T* a, int rows, int k, const T* weight, const float* bias, int n, Write write) {
   const int row_tiles = (rows + kTile - 1) / kTile;
@@ -172,7 +172,7 @@ void linear(const T* a, int rows, int k, const T* weight, const float* bias, int
         multiply<count>(a + int64_t(row) * k, k, weight + int64_t(column) * k, k, acc);
         for (int r = 0; r < count; ++r)
           for (int v = 0; v < kVectors; ++v)
-            write(row + r, column + v * kLanes, acc[r][v] + load(bias + column + v * kLanes));
+            write(row + r, column + v * kLanes, bias ? acc[r][v] + load(bias + column + v * kLanes) : acc[r][v]);
       });
     }
   }
@@ -255,6 +255,7 @@ struct Call {
   const float *cos, *sin;                              // (rope_streams, P, D)
   float *x, *qkv;                                      // (R, C) residual stream, (R, 3 C)
   void *normed, *q, *attended, *hidden_values;         // (R, C), (B, H, P, D), (R, C), (R, hidden) in T
+  double* stage_s;                                     // seconds of norms, qkv, rope + write, attention, proj, mlp; or null
 };
 }
 
@@ -424,6 +425,22 @@ void attend(const Call& step, int layer) {
   }
 }
 
+// Adds the time since its last call to a stage; every stage ends in a barrier, so one thread's clock is all threads'.
+class Clock {
+ public:
+  explicit Clock(double* stage_s) : stage_s_(stage_s), last_(stage_s ? omp_get_wtime() : 0) {}
+  void stage(int number) {
+    if (stage_s_ == nullptr || omp_get_thread_num() != 0) return;
+    const double now = omp_get_wtime();
+    stage_s_[number] += now - last_;
+    last_ = now;
+  }
+
+ private:
+  double* stage_s_;
+  double last_;
+};
+
 template <class T, class K>
 void run(const Call& step, int first, int last) {
   const int rows = step.streams * step.tokens, width = step.width, hidden = step.hidden;
@@ -434,19 +451,36 @@ void run(const Call& step, int first, int last) {
     store(x, load(x) + value);
   };
 #pragma omp parallel num_threads(step.threads)
-  for (int number = first; number < last; ++number) {
-    const Block& block = step.blocks[number];
-    layer_norm(step.x, rows, width, block.norm1, block.norm1_bias, step.eps, normed);
-    linear(normed, rows, width, static_cast<const T*>(block.qkv), block.qkv_bias, 3 * width,
-           [&](int row, int column, Vec value) { store(step.qkv + int64_t(row) * 3 * width + column, value); });
-    rotate_and_remember<T, K>(step, number);
-    attend<T, K>(step, number);
-    linear(attended, rows, width, static_cast<const T*>(block.proj), block.proj_bias, width, add);
-    layer_norm(step.x, rows, width, block.norm2, block.norm2_bias, step.eps, normed);
-    linear(normed, rows, width, static_cast<const T*>(block.fc1), block.fc1_bias, hidden,
-           [&](int row, int column, Vec value) { put(middle + int64_t(row) * hidden + column, gelu(value)); });
-    linear(middle, rows, hidden, static_cast<const T*>(block.fc2), block.fc2_bias, width, add);
+  {
+    Clock clock(step.stage_s);
+    for (int number = first; number < last; ++number) {
+      const Block& block = step.blocks[number];
+      layer_norm(step.x, rows, width, block.norm1, block.norm1_bias, step.eps, normed);
+      clock.stage(0);
+      linear(normed, rows, width, static_cast<const T*>(block.qkv), block.qkv_bias, 3 * width,
+             [&](int row, int column, Vec value) { store(step.qkv + int64_t(row) * 3 * width + column, value); });
+      clock.stage(1);
+      rotate_and_remember<T, K>(step, number);
+      clock.stage(2);
+      attend<T, K>(step, number);
+      clock.stage(3);
+      linear(attended, rows, width, static_cast<const T*>(block.proj), block.proj_bias, width, add);
+      clock.stage(4);
+      layer_norm(step.x, rows, width, block.norm2, block.norm2_bias, step.eps, normed);
+      clock.stage(0);
+      linear(normed, rows, width, static_cast<const T*>(block.fc1), block.fc1_bias, hidden,
+             [&](int row, int column, Vec value) { put(middle + int64_t(row) * hidden + column, gelu(value)); });
+      linear(middle, rows, hidden, static_cast<const T*>(block.fc2), block.fc2_bias, width, add);
+      clock.stage(5);
+    }
   }
+}
+
+template <class T>
+void product(const T* a, int rows, int k, const T* packed, int n, float* out, int threads) {
+#pragma omp parallel num_threads(threads)
+  linear(a, rows, k, packed, nullptr, n,
+         [&](int row, int column, Vec value) { store(out + int64_t(row) * n + column, value); });
 }
 
 template <class T>
@@ -477,6 +511,16 @@ void pack_float32(const float* weight_nk, int32_t n, int32_t k, void* out) {
 void pack_bfloat16(const float* weight_nk, int32_t n, int32_t k, void* out) {
   pack(weight_nk, n, k, static_cast<bf16*>(out));
 }
+
+// out (rows, n) = a (rows, k) times packed (k, n): what the kernels reach at best.
+void product_float32(const void* a, int32_t rows, int32_t k, const void* packed, int32_t n, float* out, int32_t threads) {
+  product(static_cast<const float*>(a), rows, k, static_cast<const float*>(packed), n, out, threads);
+}
+#if defined(__AVX512BF16__)
+void product_bfloat16(const void* a, int32_t rows, int32_t k, const void* packed, int32_t n, float* out, int32_t threads) {
+  product(static_cast<const bf16*>(a), rows, k, static_cast<const bf16*>(packed), n, out, threads);
+}
+#endif
 
 void run_float32_float32(const Call* c, int32_t first, int32_t last) { run<float, float>(*c, first, last); }
 void run_float32_bfloat16(const Call* c, int32_t first, int32_t last) { run<float, bf16>(*c, first, last); }
