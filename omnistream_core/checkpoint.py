@@ -97,8 +97,10 @@ def write_checkpoint(folder: Path, config: ModelConfig, tensors: Mapping[str, Te
     save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / WEIGHTS_NAME, {"format": "pt"})
 
 
-def load_strictly(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: str | Path) -> None:
-    """Copy ``tensors`` into ``module``.
+def load_strictly(
+    module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: str | Path, *, assign: bool = False
+) -> None:
+    """Copy ``tensors`` into ``module``, or make them its parameters.
 
     Raises:
         CheckpointError: the first key that is missing, too many, or of another shape, with both shapes.
@@ -114,7 +116,7 @@ def load_strictly(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin
     for key, value in tensors.items():
         if key not in expected:
             raise CheckpointError(f"{origin}: tensor {key!r} {tuple(value.shape)} is not part of the model")
-    module.load_state_dict(tensors, strict=True)
+    module.load_state_dict(tensors, strict=True, assign=assign)
 
 
 def map_keys(

@@ -94,9 +94,9 @@ class OmniStreamModel(nn.Module):
         config, tensors = read_checkpoint(folder, camera_token=camera_token)
         with torch.device("meta"):
             model = cls(config)
-        model.to_empty(device="cpu")
-        load_strictly(model, tensors, folder)
-        return model.to(device=device, dtype=dtype).eval()
+        typed = {key: value.to(device=device, dtype=dtype) for key, value in tensors.items()}
+        load_strictly(model, typed, folder, assign=True)  # not to_empty: from meta that imports all of sympy
+        return model.eval()
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write ``config.json`` and ``model.safetensors``, the weights as they are or in ``dtype``."""

@@ -73,6 +73,10 @@ class StreamSession:
         self.streams = streams
         self._device, self._dtype = _device(self.config.device), getattr(torch, self.config.dtype)
         self.model = model.to(device=self._device, dtype=self._dtype).eval()
+        if (
+            self.model.heads is not None
+        ):  # patch features lie channel by channel: convolutions that read them so are fastest
+            self.model.heads.to(memory_format=torch.channels_last)
         self._native = native_backbone(self.model, self.config)
         self._caches: dict[tuple[int, int], FrameSlots] = {}
         self._size_of_stream: dict[int, tuple[int, int]] = {}
@@ -122,7 +126,10 @@ class StreamSession:
         }
 
     def encode(self, frame: Frame, *, stream: int = 0) -> FrameFeatures:
-        """Take the next frame of one stream through the backbone alone."""
+        """Take the next frame of one stream through the backbone alone.
+
+        It is remembered as by ``step``, so the two may be mixed: geometry for every k-th frame, or when it is wanted.
+        """
         return self.encode_many({stream: frame})[stream]
 
     def encode_many(self, frames: Mapping[int, Frame]) -> dict[int, FrameFeatures]:
