@@ -15,12 +15,13 @@ EXTRAS = {
         "rerun-sdk>=0.22",
         "matplotlib",
     ],
+    "export": ["onnx", "onnxscript", "onnxruntime"],
     "eval": ["evo", "scikit-learn", "scipy", "transformers>=4.56"],
     "train": ["tensorboard", "transformers>=4.56"],
     "test": ["pytest>=8", "pytest-timeout", "hypothesis"],
 }
 EXTRAS["all"] = sorted(
-    {requirement for extra in ("sources", "sinks", "eval", "train") for requirement in EXTRAS[extra]}
+    {requirement for extra in ("sources", "sinks", "export", "eval", "train") for requirement in EXTRAS[extra]}
 )
 EXTRAS["dev"] = [*EXTRAS["all"], *EXTRAS["test"], "ruff", "mypy", "pre-commit"]
 

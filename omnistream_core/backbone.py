@@ -127,7 +127,7 @@ class Backbone(nn.Module):
         if self.config.camera_token:
             cam_BTD = self.cam_token[later_BT]
             if self.config.aspect_embedding:
-                log_aspect = cam_BTD.new_tensor([math.log(height / width)])
+                log_aspect = cam_BTD.new_full((1,), math.log(height / width))  # filled on the device, not copied to it
                 cam_BTD = cam_BTD + self.aspect_embed(log_aspect)
             prefix.append(cam_BTD[:, :, None])
         prefix.append(self.register_tokens[later_BT])

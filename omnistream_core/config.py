@@ -221,7 +221,8 @@ class StreamConfig:
         cache_dtype: of the key/value memory; None takes ``dtype``. int8 and float8_e4m3fn come with a scale a head and
             channel.
         engine: ``torch`` is the plain path; ``native`` the C++ kernels for CPUs (see ``packed.py``), built with g++ at
-            the first start; ``auto`` takes them where they serve, and torch where not.
+            the first start; ``auto`` takes these on a CPU and captured graphs on CUDA (see ``graphed.py``) where they
+            serve, and the plain path where not.
         block_frames: an unbounded memory grows by at least this many frames at a time.
     """
 

@@ -40,6 +40,10 @@ class GeometryHeads(nn.Module):
             fov_xy_rad_BT2=fov,
         )
 
+    def lay_out_for_streaming(self) -> None:
+        """Weights in channels_last: patch features lie so already, and no convolution need turn them around."""
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def init_weights(self) -> None:
         """First values: Kaiming for convolutions, 0.02 for linear layers, small outputs, no bias."""
         for module in self.modules():

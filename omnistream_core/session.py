@@ -20,6 +20,7 @@ from omnistream_core.cache import FrameSlots, make_cache, retention_of
 from omnistream_core.config import StreamConfig
 from omnistream_core.errors import ConfigError
 from omnistream_core.geometry import intrinsics_from_fov, pose_matrix
+from omnistream_core.graphed import GraphedBackbone
 from omnistream_core.model import OmniStreamModel
 from omnistream_core.native import NativeUnavailable
 from omnistream_core.packed import NativeBackbone, check_native
@@ -73,11 +74,10 @@ class StreamSession:
         self.streams = streams
         self._device, self._dtype = _device(self.config.device), getattr(torch, self.config.dtype)
         self.model = model.to(device=self._device, dtype=self._dtype).eval()
-        if (
-            self.model.heads is not None
-        ):  # patch features lie channel by channel: convolutions that read them so are fastest
-            self.model.heads.to(memory_format=torch.channels_last)
+        if self.model.heads is not None:
+            self.model.heads.lay_out_for_streaming()
         self._native = native_backbone(self.model, self.config)
+        self._graphed = GraphedBackbone(self.model.backbone) if _wants_graphs(self._device, self.config) else None
         self._caches: dict[tuple[int, int], FrameSlots] = {}
         self._size_of_stream: dict[int, tuple[int, int]] = {}
         self._frames = self._resets = 0
@@ -102,8 +102,8 @@ class StreamSession:
 
     @property
     def engine(self) -> str:
-        """What computes the backbone: ``native`` or ``torch``."""
-        return "torch" if self._native is None else "native"
+        """What computes the backbone: ``native`` kernels, a captured CUDA ``graph``, or ``torch``."""
+        return "native" if self._native is not None else "torch" if self._graphed is None else "graph"
 
     def step(self, frame: Frame, *, stream: int = 0) -> Prediction:
         """Take the next frame of one stream.
@@ -196,7 +196,7 @@ class StreamSession:
         images_BT3HW = torch.stack(images_B3HW)[:, None].to(self._dtype)
         cache = self._cache(size_hw)
         seen = [cache.frame_count(row) for row in rows]
-        features = (self._native or self.model.backbone)(images_BT3HW, cache, rows=rows)
+        features = (self._native or self._graphed or self.model.backbone)(images_BT3HW, cache, rows=rows)
         geometry = self.model.heads(features) if heads and self.model.heads is not None else None
         output = ModelOutput(features=features, geometry=geometry)
         self._size_of_stream.update(dict.fromkeys(rows, size_hw))
@@ -268,6 +268,10 @@ def native_backbone(model: OmniStreamModel, config: StreamConfig) -> NativeBackb
             raise
         _log.info("torch computes the backbone: %s", reason)
         return None
+
+
+def _wants_graphs(device: torch.device, config: StreamConfig) -> bool:
+    return device.type == "cuda" and config.engine == "auto"
 
 
 def _device(name: str) -> torch.device:

@@ -21,8 +21,20 @@ CORE = "omnistream_core"
 # A module of the core imports only from those before it.
 ORDER = [
     *("errors", "types", "config", "geometry", "preprocess", "retention", "cache", "layers", "backbone", "native"),
-    *("packed", "heads", "checkpoint", "model", "session", "sources", "sinks", "pretraining", "evaluation", "bench"),
-    *("replay", "verify", "cli"),
+    *(
+        "packed",
+        "graphed",
+        "heads",
+        "checkpoint",
+        "model",
+        "session",
+        "sources",
+        "sinks",
+        "pretraining",
+        "evaluation",
+        "bench",
+    ),
+    *("export", "replay", "verify", "cli"),
 ]
 # Siblings: they bring frames in and carry predictions out, and know neither each other nor what happens in between.
 STRANGERS = {"sources": {"model", "session"}, "sinks": {"model", "session", "sources"}}

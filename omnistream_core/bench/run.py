@@ -23,8 +23,9 @@ from omnistream_core.bench.machine import ceilings, facts, now, seconds
 from omnistream_core.bench.official import OfficialStream
 from omnistream_core.cache import make_cache
 from omnistream_core.config import StreamConfig, preset
+from omnistream_core.graphed import GraphedBackbone
 from omnistream_core.model import OmniStreamModel, build_model
-from omnistream_core.packed import STAGES, NativeBackbone
+from omnistream_core.packed import STAGES
 from omnistream_core.session import native_backbone
 
 Step = Callable[[], Tensor]
@@ -102,7 +103,8 @@ class Runner:
         self.model = sharpened_model(config.preset, torch.device(config.device), dtype)
         stream = StreamConfig(device=config.device, dtype=str(dtype).removeprefix("torch."), engine=config.engine)  # type: ignore[arg-type]
         self.fast = native_backbone(self.model, stream)
-        self.backbone: Backbone | NativeBackbone = self.fast or self.model.backbone
+        graphs = config.engine == "auto" and config.device.startswith("cuda")
+        self.backbone: Any = GraphedBackbone(self.model.backbone) if graphs else self.fast or self.model.backbone
         self.grid_hw = self.model.backbone.grid_hw((config.size_px, config.size_px))
         self.memories = {"exact": self._memory(None), f"window {config.window}": self._memory(config.window)}
 
@@ -243,7 +245,7 @@ def sharpened_model(name: str, device: torch.device, dtype: torch.dtype) -> Omni
         block.get_parameter("attn.qkv.weight").data.mul_(5)
     model.to(device, dtype)
     if model.heads is not None:
-        model.heads.to(memory_format=torch.channels_last)  # as a session has them
+        model.heads.lay_out_for_streaming()  # as a session has them
     return model
 
 
