@@ -217,7 +217,7 @@ def test_check_names_the_file_that_breaks_the_rule(tmp_path, check, name, text):
 # ---- the set-up files ----
 
 REQUIREMENT_FILES = ["requirements.in", "requirements.txt", "requirements-override.txt", "setup.py", "pyproject.toml"]
-TARGETS = {"setup", "demo", "test", "test-slow", "lint", "format", "train-tiny", "clean", "help", "lock"}
+TARGETS = {"setup", "demo", "test", "test-slow", "lint", "format", "train-tiny", "clean", "help", "lock", "bench-check"}
 
 
 def requirement_names(name: str) -> list[str]:

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks.check import PAIRS, WRITTEN, fallen
 from omnistream_core.bench.counts import Ceilings, Work, frame_work, total
 from omnistream_core.bench.official import OfficialStream, official_tensors
 from omnistream_core.bench.report import tables
@@ -94,3 +95,16 @@ def test_a_bench_of_a_small_model(engine, tmp_path):
     assert stages["qkv"] > 0 and stages["heads"] > 0 and len(stages) >= 8
     assert 0.3 < parts / stages["whole step"] < 3, "stages of a step add up to it, but for the noise of the machine"
     assert [table.row_count for table in tables(figures)] == [5, len(figures["stages"])]
+
+
+def test_the_guard_sees_a_ratio_that_fell():
+    before = {"a": 2.0, "b": 3.0}
+    assert fallen({"a": 1.61, "b": 9.0}, before) == {}
+    assert fallen({"a": 1.59, "b": 3.0}, before) == {"a": (1.59, 2.0)}
+    assert fallen({"a": 2.0}, before) == {"b": (0.0, 3.0)}
+
+
+def test_what_the_guard_compares_with_is_what_it_measures():
+    written = json.loads(WRITTEN.read_text())["ratios"]
+    assert set(written) == {f"{dtype}: {name}" for dtype in ("float32", "bfloat16") for name in PAIRS}
+    assert all(ratio > 0.7 for ratio in written.values())
