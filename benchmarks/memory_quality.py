@@ -2,8 +2,8 @@
 
     python -m benchmarks.memory_quality --json benchmarks/results/memory_quality.json
 
-Held-out clips of 512 frames are streamed through the bundled checkpoint, which was trained on 16; at each length, AbsRel
-of the newest 16 frames, one scale for those of a clip, mean over clips.
+Held-out clips of 512 frames are streamed through the bundled checkpoint, which was trained on 16; at each length,
+AbsRel of the newest 16 frames, one scale for those of a clip, mean over clips.
 """
 
 from __future__ import annotations
