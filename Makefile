@@ -38,7 +38,7 @@ bench-check: setup ## measure the ratios of the streaming engine again; fails wh
 	$(BIN)/python -m benchmarks.check
 
 train-tiny: setup ## pre-train the tiny model on the procedural world, on a CPU
-	$(BIN)/python training/pretrain_tiny.py --out runs/tiny
+	$(BIN)/python -m training.pretrain tiny --out runs/tiny
 
 lock: setup ## write requirements.txt anew from requirements.in
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.12 --override requirements-override.txt \

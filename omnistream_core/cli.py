@@ -226,23 +226,68 @@ def eval_folder(
             _report(evaluate(session, progress.track(source, total=source.length, description=source.name)), json_file)
 
 
-@eval_app.command("world", epilog="Example: `omnistream eval world --clips 64 --json out/world.json`")
-def eval_world(
+@eval_app.command("flicker", epilog="Example: `omnistream eval flicker bedroom.mp4 --max-frames 200`")
+def eval_flicker(
+    source_name: Annotated[str, typer.Argument(metavar="INPUT", help="Video, bag or image folder; needs no truth.")],
     json_file: JsonFile = None,
     model: Checkpoint = DEFAULT_CHECKPOINT,
-    clips: Annotated[int, typer.Option(help="Held-out clips.", min=1)] = 64,
-    frames: Annotated[int, typer.Option(help="Frames of a clip.", min=3)] = 16,
+    max_frames: Annotated[int | None, typer.Option(help="Stop after so many frames.", min=2)] = None,
     window: Window = 16,
     sink: Sink = 1,
     device: Device = "cpu",
     dtype: Precision = "float32",
 ) -> None:
-    """Streamed depth and pose on held-out clips of the procedural world."""
-    from omnistream_core.evaluation.world import evaluate_world
-    from omnistream_core.model import OmniStreamModel
+    """Change of streamed depth from frame to frame, followed by optical flow."""
+    from itertools import islice
 
+    from omnistream_core.evaluation.flicker import flicker
+    from omnistream_core.sources import open_source
+
+    with open_source(source_name) as source:
+        session = _session(model, _stream_config(window, sink, device, dtype))
+        with _progress() as progress:
+            total = _total(source.length, max_frames)
+            frames = progress.track(islice(source, max_frames), total=total, description=Path(source.name).name)
+            _report(flicker(session, frames), json_file)
+
+
+@eval_app.command(
+    "world",
+    epilog="Example: `omnistream eval world --json out/world.json`, `omnistream eval world --quick --probes jf,knn`",
+)
+def eval_world(
+    json_file: JsonFile = None,
+    model: Checkpoint = DEFAULT_CHECKPOINT,
+    probes: Annotated[str | None, typer.Option(help="Comma-separated probes; all if not given.")] = None,
+    clips: Annotated[int, typer.Option(help="Held-out clips that are judged.", min=1)] = 64,
+    fit_clips: Annotated[
+        int, typer.Option(help="Held-out clips of other seeds that probes are fitted on.", min=4)
+    ] = 128,
+    frames: Annotated[int, typer.Option(help="Frames of a clip.", min=4)] = 16,
+    quick: Annotated[bool, typer.Option(help="A quarter of the clips: for milestones of a training run.")] = False,
+    window: Window = 16,
+    sink: Sink = 1,
+    device: Device = "cpu",
+    dtype: Precision = "float32",
+) -> None:
+    """Depth, pose, and probes of frozen features on held-out clips of the procedural world, random beside."""
+    from omnistream_core.evaluation.world import PROBES, WorldEvaluation, evaluate_world
+    from omnistream_core.model import OmniStreamModel
+    from omnistream_core.pretraining.world import WorldConfig
+
+    share = 4 if quick else 1
+    config = WorldEvaluation(
+        probes=PROBES if probes is None else tuple(name.strip() for name in probes.split(",")),
+        judge_clips=max(1, clips // share),
+        fit_clips=max(4, fit_clips // share),
+        jf_clips=max(1, 24 // share),
+        world=WorldConfig(frames=frames),
+    )
     stream = _stream_config(window, sink, device, dtype)
-    _report(evaluate_world(OmniStreamModel.from_pretrained(model), stream, clips=clips, frames=frames), json_file)
+    with Console(stderr=True).status("starting") as status:
+        figures = evaluate_world(OmniStreamModel.from_pretrained(model), stream, config, on_stage=status.update)
+    _compare(figures)
+    _write_json(figures, json_file)
 
 
 def main() -> None:
@@ -313,9 +358,23 @@ def _progress() -> Progress:
 def _report(figures: dict[str, Any], json_file: Path | None) -> None:
     table = Table(show_header=False, box=None)
     for key, value in figures.items():
-        table.add_row(f"[bold]{key}", f"{value:.4g}" if isinstance(value, float) else str(value))
+        table.add_row(f"[bold]{key}", _shown(value))
     Console().print(table)
     _write_json(figures, json_file)
+
+
+def _compare(figures: dict[str, Any]) -> None:
+    """Figures with those of the random backbone and of the baseline beside them."""
+    table = Table("", "model", "random", "baseline", box=None)
+    for key, value in figures.items():
+        if not key.startswith(("random.", "baseline.")):
+            others = (figures.get(f"{prefix}.{key}") for prefix in ("random", "baseline"))
+            table.add_row(f"[bold]{key}", *("" if v is None else _shown(v) for v in (value, *others)))
+    Console().print(table)
+
+
+def _shown(value: Any) -> str:
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _write_json(figures: dict[str, Any], json_file: Path | None) -> None:

@@ -102,10 +102,13 @@ class OmniStreamModel(nn.Module):
         load_strictly(model, typed, folder, assign=True)  # not to_empty: from meta that imports all of sympy
         return model.eval()
 
-    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write ``config.json`` and ``model.safetensors``, the weights as they are or in ``dtype``."""
+    def save_pretrained(
+        self, folder: str | Path, *, dtype: torch.dtype | None = None, shard_bytes: int | None = None
+    ) -> None:
+        """Write ``config.json`` and ``model.safetensors``, the weights as they are or in ``dtype``; in several files
+        where they need more than ``shard_bytes``."""
         tensors = {k: v if dtype is None else v.to(dtype) for k, v in self.state_dict().items()}
-        write_checkpoint(Path(folder), self.config, tensors)
+        write_checkpoint(Path(folder), self.config, tensors, shard_bytes=shard_bytes)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, dtype: torch.dtype | None = None) -> str:
         """Save and upload to the Hugging Face hub as ``repo_id``, made where it is missing; returns its address."""

@@ -21,7 +21,7 @@ import torch
 from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.typesys import Stores, get_typestore
 
-from omnistream_core.evaluation.world import clip_frames
+from omnistream_core.evaluation.geometry import clip_frames
 from omnistream_core.geometry import matrix_to_quaternion
 from omnistream_core.pretraining.world import HELD_OUT_SEED, WorldConfig, render_clips
 from omnistream_core.types import Frame

@@ -1,99 +1,195 @@
-"""Streams held-out clips of the procedural world, many as one batch, and measures depth and pose.
+"""``omnistream eval world``: what a frozen backbone knows, judged on worlds that no training has seen.
 
-Shape letters: B clips, T frames, H W pixels.
+Every probe is a function of frozen features and of the truth. The same probes judge a random backbone of the same size,
+and what is reached without looking at the images stands beside both.
+
+Shape letters: B clips, T frames, K masks, N patches, H W pixels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from typing import TypeAlias
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from omnistream_core.config import StreamConfig
-from omnistream_core.evaluation.metrics import constant_per_pixel, depth_errors, trajectory_errors
-from omnistream_core.model import OmniStreamModel
-from omnistream_core.pretraining.world import HELD_OUT_SEED, ClipBatch, WorldConfig, render_clips
-from omnistream_core.session import StreamSession
-from omnistream_core.types import CameraModel, Frame, Prediction
+from omnistream_core.errors import ConfigError
+from omnistream_core.evaluation import dense, geometry, motion, neighbours, propagation
+from omnistream_core.evaluation.dense import Side
+from omnistream_core.evaluation.features import encode, extract
+from omnistream_core.evaluation.held_out import LabelledClips, render, split_seeds
+from omnistream_core.evaluation.propagation import PropagationConfig
+from omnistream_core.model import OmniStreamModel, build_model
+from omnistream_core.pretraining.world import WorldConfig
+
+DENSE = {"depth": dense.depth, "normals": dense.normals, "segmentation": dense.segmentation, "pose": dense.pose}
+PROBES = ("heads", *DENSE, "knn", "order", "jf")
+Figures: TypeAlias = dict[str, float]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WorldEvaluation:
+    """What is judged, on how much.
+
+    Attributes:
+        probes: of ``PROBES``.
+        judge_clips, fit_clips: clips that give the figures, and clips that probes are fitted on; other seeds.
+        jf_clips: the first so many judged worlds, rendered anew at twice the size, for label propagation.
+        world: what is rendered.
+        propagation: how masks travel.
+    """
+
+    probes: tuple[str, ...] = PROBES
+    judge_clips: int = 64
+    fit_clips: int = 128
+    jf_clips: int = 24
+    world: WorldConfig = field(default_factory=lambda: WorldConfig(frames=16))
+    propagation: PropagationConfig = field(default_factory=PropagationConfig)
+
+    def __post_init__(self) -> None:
+        unknown = [name for name in self.probes if name not in PROBES]
+        if unknown or not self.probes:
+            raise ConfigError(f"probes {', '.join(unknown) or 'none'}: choose from {', '.join(PROBES)}")
+        if self.world.frames < 4:
+            raise ConfigError(f"clips of {self.world.frames} frames: at least 4 are needed")
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _HeldOut:
+    """The clips that every backbone is judged on."""
+
+    fit: LabelledClips
+    judge: LabelledClips
+    masks: LabelledClips | None
 
 
 def evaluate_world(
     model: OmniStreamModel,
     stream: StreamConfig,
+    config: WorldEvaluation | None = None,
     *,
-    clips: int = 64,
-    frames: int = 16,
-    world: WorldConfig | None = None,
-    batch: int = 16,
-) -> dict[str, float]:
-    """Mean figures over ``clips`` held-out clips, each streamed frame by frame.
+    on_stage: Callable[[str], None] = lambda stage: None,
+) -> dict[str, float | str]:
+    """All figures of ``model``; those of a random backbone under ``random.``, of not looking under ``baseline.``.
 
     Returns:
-        ``abs_rel`` and ``delta_1.25`` with one scale a clip; ``abs_rel_constant`` of the best constant-per-pixel
-        predictor, fitted to these very clips at unit scale; ``abs_rel_ratio`` of the two; ``ate_m``, ``ate_origin_m``
-        (staying at the origin), ``ate_straight_m`` and ``ate_ratio``, of the sums of the first two; ``rpe_t_m``,
-        ``rpe_r_deg``; ``clips``, ``frames``.
+        By probe: ``heads`` the figures of ``geometry.geometry``; ``depth``, ``normals``, ``segmentation``, ``pose``
+        those of ``dense``; ``knn`` ``knn_top1``; ``order`` ``motion_order``; ``jf`` ``jf``, ``j``, ``f`` and
+        ``jf_ceiling``, what the true masks reach through the same patch grid (none where no clip begins with an object
+        large enough). ``abs_rel``, ``delta_1.25``, ``ate_ratio`` and ``ate_straight_ratio`` are those of the heads,
+        streamed, where ``abs_rel_from`` is ``heads``; those of the linear probes where it is ``probe``: for a backbone
+        without heads, and for the random one.
     """
-    world = replace(world or WorldConfig(), frames=frames)
-    figures: list[dict[str, float]] = []
-    truths_BTHW: list[np.ndarray] = []
-    for first in range(0, clips, batch):
-        seeds = range(HELD_OUT_SEED + first, HELD_OUT_SEED + min(first + batch, clips))
-        rendered = render_clips(seeds, world)
-        truths_BTHW.extend(rendered.depth_m_BTHW.numpy())
-        predictions = stream_clips(model, stream, rendered)
-        figures += [_clip_figures(p, rendered, b) for b, p in enumerate(predictions)]
-    mean = {key: float(np.mean([f[key] for f in figures])) for key in figures[0]}
-    constant = _constant_error(truths_BTHW)
-    return mean | {
-        "abs_rel_constant": constant,
-        "abs_rel_ratio": mean["abs_rel"] / constant,
-        "ate_ratio": mean["ate_m"] / mean["ate_origin_m"],
-        "clips": clips,
-        "frames": frames,
-    }
+    config = config or WorldEvaluation()
+    on_stage(f"rendering {config.judge_clips + config.fit_clips} clips")
+    held_out = _render(config, stream.device)
+    figures: dict[str, float | str] = {}
+    for prefix, backbone in (("", model), ("random.", random_like(model))):
+        on_stage(f"probing the {'random backbone' if prefix else 'model'}")
+        probed = _Backbone(backbone, stream, config, held_out)
+        figures |= {prefix + key: value for key, value in probed.figures().items()}
+    figures |= {f"baseline.{key}": value for key, value in _baseline(probed).items()}
+    return figures | _facts(config)
 
 
-def stream_clips(model: OmniStreamModel, stream: StreamConfig, rendered: ClipBatch) -> list[list[Prediction]]:
-    """One list of T predictions for each of the B clips."""
-    batch = len(rendered.images_BT3HW)
-    session = StreamSession(model, stream, streams=batch)
-    predictions: list[list[Prediction]] = [[] for _ in range(batch)]
-    for frames in zip(*(clip_frames(rendered, b) for b in range(batch)), strict=True):
-        for b, prediction in session.step_many(dict(enumerate(frames))).items():
-            predictions[b].append(prediction)
-    return predictions
+def random_like(model: OmniStreamModel, *, seed: int = 0) -> OmniStreamModel:
+    """A backbone of the same configuration with fresh random weights and no heads."""
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        return build_model(replace(model.config, heads=None)).eval()
 
 
-def clip_frames(rendered: ClipBatch, b: int, *, rate_hz: float = 10.0) -> Iterator[Frame]:
-    """The frames of clip ``b`` with all their truth, stamped at ``rate_hz``."""
-    images_THW3 = rendered.images_BT3HW[b].permute(0, 2, 3, 1).numpy()
-    (fx, _, cx), (_, fy, cy), _ = rendered.intrinsics_B33[b].tolist()
-    height, width = images_THW3.shape[1:3]
-    camera = CameraModel(width_px=width, height_px=height, fx_px=fx, fy_px=fy, cx_px=cx, cy_px=cy)
-    for t, image in enumerate(images_THW3):
-        yield Frame(
-            image_HW3=np.ascontiguousarray(image),
-            index=t,
-            stamp_ns=round(t * 1e9 / rate_hz),
-            frame_id="camera_optical_frame",
-            camera=camera,
-            true_depth_m_HW=rendered.depth_m_BTHW[b, t].numpy(),
-            true_world_from_camera_44=rendered.world_from_camera_BT44[b, t].double().numpy(),
+def _render(config: WorldEvaluation, device: str) -> _HeldOut:
+    split = split_seeds(judge=config.judge_clips, fit=config.fit_clips)
+    fit, judge = (render(seeds, config.world, device) for seeds in (split.fit, split.judge))
+    if "jf" not in config.probes:
+        return _HeldOut(fit=fit, judge=judge, masks=None)
+    twice = replace(config.world, height_px=2 * config.world.height_px, width_px=2 * config.world.width_px)
+    return _HeldOut(fit=fit, judge=judge, masks=render(split.judge[: config.jf_clips], twice, device))
+
+
+class _Backbone:
+    """A frozen backbone with its features of the held-out clips, ready to be probed."""
+
+    def __init__(
+        self, model: OmniStreamModel, stream: StreamConfig, config: WorldEvaluation, held_out: _HeldOut
+    ) -> None:
+        self.model = model.to(device=stream.device, dtype=getattr(torch, stream.dtype))
+        self.stream, self.config, self.held_out = stream, config, held_out
+        self.fit, self.judge = (
+            Side(clips=clips, features=extract(self.model, stream, clips.images_BT3HW))
+            for clips in (held_out.fit, held_out.judge)
         )
 
+    def figures(self) -> dict[str, float | str]:
+        """Those of the chosen probes."""
+        figures: Figures = {}
+        for name in self.config.probes:
+            if name in DENSE:
+                figures |= DENSE[name](self.fit, self.judge)
+        if "knn" in self.config.probes:
+            figures["knn_top1"] = neighbours.object_class([self.fit, self.judge])
+        if "order" in self.config.probes:
+            figures["motion_order"] = motion.order_accuracy(self._both_orders(self.fit), self._both_orders(self.judge))
+        if self.held_out.masks is not None:
+            figures |= self._propagation(self.held_out.masks)
+        return self._with_geometry(figures)
 
-def _clip_figures(predictions: Sequence[Prediction], rendered: ClipBatch, b: int) -> dict[str, float]:
-    depth = np.stack([p.depth_m_HW for p in predictions])
-    poses = np.stack([p.world_from_camera_44 for p in predictions])
-    figures = depth_errors(depth.ravel(), rendered.depth_m_BTHW[b].numpy().ravel())
-    return figures | trajectory_errors(poses, rendered.world_from_camera_BT44[b].numpy())
+    def _with_geometry(self, figures: Figures) -> dict[str, float | str]:
+        if "heads" in self.config.probes and self.model.heads is not None:
+            return figures | geometry.geometry(self.model, self.stream, self.held_out.judge) | {"abs_rel_from": "heads"}
+        probed = {key.removeprefix("probe_"): value for key, value in figures.items() if key.startswith("probe_")}
+        return figures | probed | ({"abs_rel_from": "probe"} if probed else {})
+
+    def _both_orders(self, side: Side) -> Tensor:
+        travel_B = motion.travel(side.clips)
+        chosen = motion.moving(travel_B)
+        backwards = extract(self.model, self.stream, side.clips.images_BT3HW[chosen].flip(1))
+        return motion.both_orders(travel_B[chosen], side.features.tokens_BTSD[chosen], backwards.tokens_BTSD)
+
+    def _propagation(self, clips: LabelledClips) -> Figures:
+        config = self.config.propagation
+        scores, ceilings = [], []
+        for images_1T3HW, instance_THW in zip(clips.images_BT3HW.split(1), clips.instance_BTHW, strict=True):
+            output = encode(self.model, self.stream, images_1T3HW, area_px=config.area_px)
+            masks_TKHW = propagation.mask_stack(instance_THW)
+            truth_TKN = propagation.to_grid(masks_TKHW, output.grid_hw)
+            features_TND = output.patches_BTND[0].float().cpu()
+            found_TKN = propagation.propagate(features_TND, output.grid_hw, truth_TKN[0], config)
+            scores.append(propagation.score(found_TKN, output.grid_hw, masks_TKHW))
+            ceilings.append(propagation.score(truth_TKN, output.grid_hw, masks_TKHW))
+        if not any(map(len, scores)):
+            return {}
+        (j, f), ceiling = np.concatenate(scores).mean(0), np.concatenate(ceilings).mean()
+        return {"jf": float(j + f) / 2, "j": float(j), "f": float(f), "jf_ceiling": float(ceiling)}
 
 
-def _constant_error(truths_BTHW: list[np.ndarray]) -> float:
-    """AbsRel, one scale a clip, of the best picture of depth that is the same for every frame."""
-    unit_BTHW = [truth / np.median(truth) for truth in truths_BTHW]
-    picture_HW = constant_per_pixel(np.concatenate(unit_BTHW))
-    errors = [depth_errors(np.broadcast_to(picture_HW, t.shape).ravel(), t.ravel())["abs_rel"] for t in unit_BTHW]
-    return float(np.mean(errors))
+def _baseline(probed: _Backbone) -> Figures:
+    """What is reached without looking: the mean of each place in the image, staying at the origin, the commonest class,
+    a coin, masks that stay where they are."""
+    probes, figures = probed.config.probes, Figures()
+    fit, judge = (dense.place_only(side) for side in (probed.fit, probed.judge))
+    for name in probes:
+        if name in DENSE and name != "pose":
+            figures |= {key.removeprefix("probe_"): value for key, value in DENSE[name](fit, judge).items()}
+    if {"heads", "pose"} & set(probes):
+        figures |= {"ate_ratio": 1.0}
+    if "knn" in probes:
+        figures |= {"knn_top1": neighbours.commonest_class([fit, judge])}
+    if "order" in probes:
+        figures |= {"motion_order": 0.5}
+    if (masks := probed.held_out.masks) is not None:
+        stays = np.concatenate([propagation.still(instance_THW) for instance_THW in masks.instance_BTHW])
+        figures |= {"jf": float(stays.mean())} if len(stays) else {}
+    return figures
+
+
+def _facts(config: WorldEvaluation) -> dict[str, float | str]:
+    facts = {"clips": config.judge_clips, "fit_clips": config.fit_clips, "frames": config.world.frames}
+    if "jf" in config.probes:
+        facts |= {"jf_clips": config.jf_clips, "jf_area_px": config.propagation.area_px}
+    return dict(facts)

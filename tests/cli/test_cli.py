@@ -90,12 +90,44 @@ def test_eval_folder_writes_the_promised_keys(monkeypatch, tmp_path, checkpoint,
     assert all(np.isfinite(value) for value in figures.values())
 
 
-def test_eval_world_streams_held_out_clips(monkeypatch, tmp_path, checkpoint):
+PROMISED_OF_THE_WORLD = {
+    *("abs_rel", "delta_1.25", "ate_ratio", "ate_straight_ratio", "normals_deg", "segmentation_miou"),
+    *("jf", "knn_top1", "motion_order", "probe_abs_rel", "probe_ate_ratio"),
+}
+
+
+def test_eval_world_writes_the_promised_keys_and_those_of_a_random_backbone(monkeypatch, tmp_path, checkpoint, capsys):
     file = tmp_path / "world.json"
-    options = ("--clips", 2, "--frames", 4, "--model", checkpoint, "--json", file)
+    options = ("--clips", 12, "--fit-clips", 16, "--frames", 4, "--quick", "--model", checkpoint, "--json", file)
     assert call(monkeypatch, "eval", "world", *options) == 0
     figures = json.loads(file.read_text())
-    assert figures["clips"] == 2 and figures["abs_rel_ratio"] == figures["abs_rel"] / figures["abs_rel_constant"]
+    assert {*PROMISED_OF_THE_WORLD} | {f"random.{key}" for key in PROMISED_OF_THE_WORLD} <= set(figures)
+    assert figures["abs_rel_ratio"] == figures["abs_rel"] / figures["abs_rel_constant"]
+    assert figures["abs_rel_from"] == "heads" and figures["random.abs_rel_from"] == "probe"
+    assert figures["random.abs_rel"] == figures["random.probe_abs_rel"]
+    assert all(np.isfinite(value) for value in figures.values() if not isinstance(value, str))
+    assert "baseline" in capsys.readouterr().out
+
+
+def test_eval_world_is_the_same_again_and_runs_what_is_chosen(monkeypatch, tmp_path, checkpoint):
+    options = ("--clips", 1, "--fit-clips", 4, "--frames", 4, "--model", checkpoint, "--probes", "depth,pose")
+    files = [tmp_path / "one.json", tmp_path / "two.json"]
+    for file in files:
+        assert call(monkeypatch, "eval", "world", *options, "--json", file) == 0
+    figures = json.loads(files[0].read_text())
+    assert figures == json.loads(files[1].read_text())
+    assert figures["abs_rel_from"] == "probe" and not {"jf", "knn_top1", "normals_deg", "ate_m"} & set(figures)
+
+
+def test_eval_flicker_needs_no_truth(monkeypatch, tmp_path, checkpoint):
+    file = tmp_path / "flicker.json"
+    frame = cv2.GaussianBlur(np.random.default_rng(0).integers(0, 255, (90, 160, 3), dtype=np.uint8), (0, 0), 3)
+    (tmp_path / "still").mkdir()
+    for i in range(3):
+        cv2.imwrite(str(tmp_path / "still" / f"{i}.png"), frame)
+    assert call(monkeypatch, "eval", "flicker", tmp_path / "still", "--model", checkpoint, "--json", file) == 0
+    figures = json.loads(file.read_text())
+    assert figures["pairs"] == 2 and figures["flow_share"] > 0.9 and figures["flicker"] < 1
 
 
 def test_verify_accepts_the_truth_and_refuses_a_change(monkeypatch, tmp_path, checkpoint, capsys):
@@ -212,6 +244,6 @@ def test_a_real_process_says_it_in_one_line(tmp_path):
 
 
 def test_every_command_shows_an_example(monkeypatch, capsys):
-    for command in ("run", "demo", "info", "convert", "verify", "eval folder", "eval world"):
+    for command in ("run", "demo", "info", "convert", "verify", "eval folder", "eval world", "eval flicker"):
         assert call(monkeypatch, *command.split(), "--help") == 0
         assert f"omnistream {command}" in " ".join(capsys.readouterr().out.split())

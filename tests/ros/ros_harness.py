@@ -114,11 +114,11 @@ class Workspace:
         parameters: dict[str, Any] | None = None,
         *,
         env: dict[str, str] | None = None,
+        package: str = "omnistream_ros",
     ) -> Process:
-        """``ros2 run omnistream_ros EXECUTABLE --ros-args -p ...``."""
-        path = self.install / "omnistream_ros" / "lib" / "omnistream_ros" / executable
-        arguments = [f"-p {name}:={_yaml(value)}".split(" ", 1) for name, value in (parameters or {}).items()]
-        command = [str(path), "--ros-args", *itertools.chain.from_iterable(arguments)]
+        """``ros2 run PACKAGE EXECUTABLE --ros-args -p ...``."""
+        path = self.install / package / "lib" / package / executable
+        command = [str(path), *ros_arguments(parameters or {})]
         return self._start(executable, command, self.environment(domain, **(env or {})))
 
     def script(self, path: Path, domain: int, *arguments: str) -> Process:
@@ -129,11 +129,17 @@ class Workspace:
         return Process(command, env, self._logs / f"{next(self._numbers):03d}_{name}.log")
 
 
+def ros_arguments(parameters: dict[str, Any]) -> list[str]:
+    """``--ros-args -p name:=value ...``"""
+    arguments = [f"-p {name}:={_yaml(value)}".split(" ", 1) for name, value in parameters.items()]
+    return ["--ros-args", *itertools.chain.from_iterable(arguments)]
+
+
 def _yaml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(f'"{entry}"' for entry in value) + "]"
+        return "[" + ", ".join(_yaml(entry) for entry in value) + "]"
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 

@@ -1,268 +1,34 @@
-"""Ray casting of sampled rooms in plain torch, on CPU or GPU.
+"""Rendering of clips in plain torch, on CPU or GPU: rays are cast tile by tile, then the picture is developed.
 
-Every per-pixel function is pointwise and unrolled over a few primitive slots, so torch.compile fuses it into one
-vectorised loop; run eagerly it gives the same picture. Work is done in chunks of frames of fixed size, so one
-compilation serves every batch of one image size.
+Work is done in chunks of tiles of fixed size, so one compilation serves every batch of every image size. Tiles that
+see few things share their chunks, so that few primitives are tested for most pixels.
 
-Shapes: B clips, T frames, F frames of a chunk (of any clips), P pixels, K primitive slots, M material numbers,
-C columns of a table. Room axes: z up. Camera axes as OpenCV.
+Shapes: B clips, T frames, F frames of all clips, K primitive slots, R tiles of a chunk, P pixels of a tile, M material
+numbers, N materials of a clip, C columns of a table. Room axes: z up. Camera axes as OpenCV.
 """
 
 import functools
+import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
+from torch import Tensor
 
-from .config import ClipBatch, WorldConfig
-from .scene import FIRST, SHELL_MATERIALS, SLOT_COUNT, SLOTS, sample_scene
-from .texture import INDEX, albedo, hash_unit
+from . import cast, film, labels, shading
+from .config import CLASS_ID, ClipBatch, WorldConfig
+from .places import sample_scene
+from .scene import Scene
+from .texture import load_photos
 
-CHUNK_FRAMES = 8
-FAR_M = 40.0
-_SHADOW_BIAS = 0.004  # of the way from the lamp
-_TINY = 1.3e-7  # keeps divisions finite for rays parallel to an axis
-_BOX_GROUP = 3  # boxes tested by one kernel; more compile slowly and run no faster
-_SLOT_BITS = 31  # room for SLOT_COUNT <= 32 in the lowest bits of a depth
-
-
-def nearest_hit(kernels, slots, directions_3FP):
-    """Nearest surface along rays from one point per frame.
-
-    slots: groups of slots as made by ``_slot_groups``, seen from that point. Returns the ray parameter (float32) and
-    the slot (int32), both (F, P).
-
-    The running best is one integer: the bits of a positive float sort like the float, and the lowest bits give way
-    to the slot number. So a group of slots is a single chain of minima, which fuses well; it costs 4e-6 of the depth.
-    """
-    best_FP = kernels.room_key(slots["room"], directions_3FP)
-    for kind, kernel in (("box", kernels.box_key), ("round", kernels.round_key)):
-        for rows_CFK, number_K in slots[kind]:
-            best_FP = kernel(best_FP, rows_CFK, number_K, directions_3FP)
-    return kernels.unpack_key(best_FP)
-
-
-def _slot_groups(origin_3FK, slots_8FK):
-    """Slots by kind in groups of fixed size, without those groups that are empty in all frames."""
-    rows_CFK = torch.cat([origin_3FK, slots_8FK[3:]])
-    present_K = (slots_8FK[2] > -50).any(0)
-    number_K = torch.arange(SLOT_COUNT, dtype=torch.int32, device=rows_CFK.device)
-    groups: dict[str, Any] = {"room": rows_CFK[:, :, :1].contiguous(), "box": [], "round": []}
-    spans = [("box", k, k + _BOX_GROUP) for k in range(1, FIRST["sphere"], _BOX_GROUP)]
-    for kind, first, last in [*spans, ("round", FIRST["sphere"], SLOT_COUNT)]:
-        if present_K[first:last].any():
-            groups[kind].append((rows_CFK[:, :, first:last].contiguous(), number_K[first:last].clone()))
-    return groups
-
-
-def room_key(rows_CFK, directions_3FP):
-    """The room seen from inside, as the first best."""
-    dx, dy, dz = (directions_3FP[i] + _TINY for i in range(3))
-    ox, oy, oz, hx, hy, hz, _, _ = (rows_CFK[i] for i in range(8))
-    return _box_span(ox, oy, oz, hx, hy, hz, dx, dy, 1.0 / dz)[1].view(torch.int32) & ~_SLOT_BITS
-
-
-def box_key(best_FP, rows_CFK, number_K, directions_3FP):
-    """Best after a group of boxes."""
-    dx, dy, dz = directions_3FP[0], directions_3FP[1], directions_3FP[2] + _TINY
-    over_z = 1.0 / dz
-    for k in range(rows_CFK.shape[2]):
-        ox, oy, oz, hx, hy, hz, cos, sin = (rows_CFK[i, :, k, None] for i in range(8))
-        along, across = cos * dx + sin * dy + _TINY, cos * dy - sin * dx + _TINY
-        best_FP = _better(best_FP, _box_span(ox, oy, oz, hx, hy, hz, along, across, over_z), number_K[k])
-    return best_FP
-
-
-def round_key(best_FP, rows_CFK, number_K, directions_3FP):
-    """Best after the spheres and the cylinders."""
-    dx, dy, dz = (directions_3FP[i] + _TINY for i in range(3))
-    over_z = 1.0 / dz
-    for k in range(rows_CFK.shape[2]):
-        ox, oy, oz, hx, _, hz, cos, sin = (rows_CFK[i, :, k, None] for i in range(8))
-        if k < SLOTS["sphere"]:
-            span = _round_span(ox, oy, oz, hx, dx, dy, dz)
-        else:
-            span = _cylinder_span(ox, oy, oz, hx, hz, cos * dx + sin * dy, cos * dy - sin * dx, over_z)
-        best_FP = _better(best_FP, span, number_K[k])
-    return best_FP
-
-
-def _better(best_FP, span, number):
-    near_FP, far_FP = span
-    near_FP = torch.where((near_FP < far_FP) & (near_FP > 0), near_FP, 1e6)
-    return torch.minimum(best_FP, (near_FP.view(torch.int32) & ~_SLOT_BITS) | number)
-
-
-def unpack_key(best_FP):
-    """Ray parameter and slot of a key."""
-    return (best_FP & ~_SLOT_BITS).view(torch.float32), best_FP & _SLOT_BITS
-
-
-def _box_span(ox, oy, oz, hx, hy, hz, dx, dy, over_z):
-    over_xy = 1.0 / (dx * dy)
-    over_x, over_y = dy * over_xy, dx * over_xy
-    mid_x, mid_y, mid_z = -ox * over_x, -oy * over_y, -oz * over_z
-    half_x, half_y, half_z = (hx * over_x).abs(), (hy * over_y).abs(), (hz * over_z).abs()
-    near = torch.maximum(torch.maximum(mid_x - half_x, mid_y - half_y), mid_z - half_z)
-    far = torch.minimum(torch.minimum(mid_x + half_x, mid_y + half_y), mid_z + half_z)
-    return near, far
-
-
-def _round_span(ox, oy, oz, radius, dx, dy, dz):
-    over = 1.0 / (dx * dx + dy * dy + dz * dz)
-    middle = -(ox * dx + oy * dy + oz * dz) * over
-    # The distance of the ray from the centre, taken from the closest point: no cancellation far away.
-    px, py, pz = ox + middle * dx, oy + middle * dy, oz + middle * dz
-    room = (radius * radius - (px * px + py * py + pz * pz)) * over
-    half = torch.sqrt(room.clamp_min(0))
-    return middle - half, middle + half
-
-
-def _cylinder_span(ox, oy, oz, radius, half_height, dx, dy, over_z):
-    near, far = _round_span(ox, oy, torch.zeros_like(oz), radius, dx, dy, torch.zeros_like(dx))
-    mid_z, half_z = -oz * over_z, (half_height * over_z).abs()
-    return torch.maximum(near, mid_z - half_z), torch.minimum(far, mid_z + half_z)
-
-
-@functools.lru_cache(maxsize=8)
-def _pixel_grid(height_px, width_px, device):
-    """Column and row of every pixel: int32 (2, P)."""
-    index_P = torch.arange(height_px * width_px, device=device)
-    return torch.stack([index_P % width_px, index_P // width_px]).to(torch.int32)
-
-
-def pixel_directions(poses_9F, lens_F, middle_2, grid_2P):
-    """Room-frame ray directions (3, F, P) whose parameter is z-depth. middle_2: principal point less the sub-pixel."""
-    x_FP = (grid_2P[0] - middle_2[0]) / lens_F[:, None]
-    y_FP = (grid_2P[1] - middle_2[1]) / lens_F[:, None]
-    r = [poses_9F[i, :, None] for i in range(9)]
-    return torch.stack([r[3 * i] * x_FP + r[3 * i + 1] * y_FP + r[3 * i + 2] for i in range(3)])
-
-
-def lamp_directions(eye_3F, lamp_6F, directions_3FP, depth_FP):
-    """From the main lamp to each hit point: (3, F, P)."""
-    return (eye_3F - lamp_6F[:3])[:, :, None] + directions_3FP * depth_FP
-
-
-def shade(kernels, chunk, directions_3FP, depth_FP, slot_FP, lit_FP):
-    """Linear RGB, three (F, P). lit_FP: ray parameter of the main lamp's first hit (1 = the point itself)."""
-    scene, materials_MFN = chunk["scene"], chunk["materials_MFN"]
-    spot, skin_FP = kernels.surface(scene, directions_3FP, depth_FP, slot_FP)
-    colour = kernels.paint(materials_MFN, spot, skin_FP)
-    return kernels.illuminate(scene, materials_MFN, spot, skin_FP, colour, directions_3FP, lit_FP)
-
-
-def surface(scene, directions_3FP, depth_FP, slot_FP):
-    """Point, normal, surface coordinates u, v and footprint (all metres) and material index (int32)."""
-    slot_FP = slot_FP.to(torch.int64)
-    geometry = [scene["slots_C"][i].gather(1, slot_FP) for i in range(8)]
-    point = [scene["eye_3F"][i, :, None] + directions_3FP[i] * depth_FP for i in range(3)]
-    normal, u_FP, v_FP, skin_FP = _chart(geometry, point, slot_FP)
-    length2_FP = sum(directions_3FP[i] * directions_3FP[i] for i in range(3))
-    facing_FP = -sum(directions_3FP[i] * normal[i] for i in range(3)) * torch.rsqrt(length2_FP)
-    ray_m_FP = depth_FP * torch.sqrt(length2_FP)
-    footprint_FP = ray_m_FP / (scene["sharp_F"][:, None] * facing_FP.clamp_min(0.12)) + 1e-4
-    return (*point, *normal, u_FP, v_FP, footprint_FP), skin_FP.to(torch.int32)
-
-
-def paint(materials_MFN, spot, skin_FP):
-    """Albedo of every hit: three (F, P)."""
-    skin_FP = skin_FP.to(torch.int64)
-    material = {name: materials_MFN[i].gather(1, skin_FP) for name, i in INDEX.items()}
-    return albedo(material, spot[6], spot[7], spot[8])
-
-
-def illuminate(scene, materials_MFN, spot, skin_FP, colour, directions_3FP, lit_FP):
-    """Light from the lamps and the surroundings on painted points: three (F, P)."""
-    skin_FP = skin_FP.to(torch.int64)
-    length_FP = torch.rsqrt(sum(directions_3FP[i] * directions_3FP[i] for i in range(3)))
-    view = [directions_3FP[i] * length_FP for i in range(3)]
-    specular_FP, glow_FP = (materials_MFN[INDEX[name]].gather(1, skin_FP) for name in ("specular", "emission"))
-    light, gloss_FP = _light(scene, spot[:3], spot[3:6], view, lit_FP, specular_FP)
-    return [colour[i] * (light[i] + glow_FP) + gloss_FP for i in range(3)]
-
-
-def _chart(geometry, point, slot_FP):
-    """Normal (room axes), surface coordinates u, v in metres and material index of hit points."""
-    cx, cy, cz, hx, hy, hz, cos, sin = geometry
-    x, y, z = point[0] - cx, point[1] - cy, point[2] - cz
-    x, y = cos * x + sin * y, cos * y - sin * x
-    ax, ay, az = x.abs() / hx, y.abs() / hy, z.abs() / hz
-    is_round = slot_FP >= FIRST["sphere"]
-    is_ball = is_round & (slot_FP < FIRST["cylinder"])
-    flat_z = torch.where(is_round, az * az > (x * x + y * y) / (hx * hx), (az >= ax) & (az >= ay)) & ~is_ball
-    flat_x = ~is_round & ~flat_z & (ax >= ay)
-    flat_y = ~is_round & ~flat_z & ~flat_x
-    side = is_round & ~flat_z
-    nx = torch.where(side, x / hx, flat_x * torch.sign(x))
-    ny = torch.where(side, y / hy, flat_y * torch.sign(y))
-    nz = torch.where(is_ball, z / hz, flat_z * torch.sign(z))
-    turn = torch.where(slot_FP == 0, -1.0, 1.0)
-    around = torch.atan2(y, x) * hx
-    u = torch.where(side, around, torch.where(flat_x, y, x))
-    v = torch.where(flat_z, y, z)
-    shell = torch.where(flat_z, torch.where(z > 0, 2, 1), torch.where(flat_x & (x > 0), 3, 0))
-    skin = torch.where(slot_FP == 0, shell, slot_FP + (SHELL_MATERIALS - 1))
-    return (turn * (cos * nx - sin * ny), turn * (sin * nx + cos * ny), turn * nz), u, v, skin
-
-
-def _light(scene, point, normal, view, lit_FP, specular_FP):
-    """Irradiance per channel and the highlight."""
-    up_FP = (0.85 + 0.15 * normal[2] + 0.08 * normal[0]) * _corner_shade(scene, point)
-    light = [scene["ambient_3F"][i, :, None] * up_FP for i in range(3)]
-    gloss_FP = 0.0
-    visible_FP = (lit_FP > 1 - _SHADOW_BIAS).to(torch.float32)
-    for lamp_6F, seen in ((scene["lamp_6F"], visible_FP), (scene["lamp2_6F"], 1.0)):
-        power_FP, shine_FP = _lamp(lamp_6F, point, normal, view)
-        power_FP = power_FP * seen
-        light = [light[i] + lamp_6F[3 + i, :, None] * power_FP for i in range(3)]
-        gloss_FP = gloss_FP + specular_FP * lamp_6F[4, :, None] * power_FP * shine_FP
-    return light, gloss_FP
-
-
-def _lamp(lamp_6F, point, normal, view):
-    """Lambert term over the squared distance, and the highlight (Blinn-Phong, exponent 16)."""
-    to = [lamp_6F[i, :, None] - point[i] for i in range(3)]
-    far2_FP = to[0] * to[0] + to[1] * to[1] + to[2] * to[2]
-    over_FP = torch.rsqrt(far2_FP + 1e-6)
-    lambert_FP = (to[0] * normal[0] + to[1] * normal[1] + to[2] * normal[2]) * over_FP
-    half = [to[i] * over_FP - view[i] for i in range(3)]
-    size2_FP = half[0] * half[0] + half[1] * half[1] + half[2] * half[2] + 1e-6
-    shine_FP = (half[0] * normal[0] + half[1] * normal[1] + half[2] * normal[2]).clamp_min(0)
-    return lambert_FP.clamp_min(0) / (far2_FP + 0.5), torch.pow(shine_FP * shine_FP / size2_FP, 8)
-
-
-def _corner_shade(scene, point):
-    """Ambient light fades near the edges of the room and near the floor."""
-    slots_C = scene["slots_C"]
-    gap = [slots_C[3 + i, :, :1] - (point[i] - slots_C[i, :, :1]).abs() for i in range(3)]
-    low, high = torch.minimum(gap[0], gap[1]), torch.maximum(gap[0], gap[1])
-    second = torch.maximum(low, torch.minimum(high, gap[2]))
-    return 1 - 0.4 * torch.exp(-4.0 * second.clamp_min(0)) - 0.15 * torch.exp(-3.0 * point[2].clamp_min(0))
-
-
-def develop(linear_3FP, effects_9F, frame_F, grid_2P, middle_2):
-    """Linear RGB -> sensor values in [0, 255]: vignette, exposure, white balance, tone curve, noise."""
-    x_P, y_P = (grid_2P[0] - middle_2[0]) / middle_2[0], (grid_2P[1] - middle_2[1]) / middle_2[0]
-    fall_FP = (1 - effects_9F[5, :, None] * (x_P * x_P + y_P * y_P) * 0.4) * effects_9F[0, :, None]
-    seed_F1 = (effects_9F[8].to(torch.int32) + 7919 * frame_F)[:, None]
-    channels = []
-    for i in range(3):
-        value_FP = (linear_3FP[i] * fall_FP * effects_9F[1 + i, :, None]).clamp_min(1e-5)
-        value_FP = value_FP * (1 + 0.12 * value_FP) * torch.rsqrt(1 + 0.55 * value_FP * value_FP)
-        value_FP = torch.exp(torch.log(value_FP) / effects_9F[4, :, None])
-        grain_FP = hash_unit(grid_2P[0], grid_2P[1], seed_F1 + 31 * i)
-        grain_FP = grain_FP + hash_unit(grid_2P[0], grid_2P[1], seed_F1 + 31 * i + 11)
-        value_FP = value_FP + (grain_FP - 1) * 2.4 * effects_9F[6, :, None]
-        channels.append((value_FP * 255).clamp(0, 255))
-    return torch.stack(channels)
-
-
-_KERNELS = (room_key, box_key, round_key, unpack_key, pixel_directions, lamp_directions, surface, paint, illuminate,
-            develop)  # fmt: skip
+_LIGHT = ("eye_3R", "lamp_6R", "lamp2_6R", "ambient_3R", "fog_4R", "room_6R")
+# Places of the rays in a pixel: evenly spread (Roberts 2018, the plastic number's sequence), the centre first.
+_SPREAD = [((0.5 + 0.7548776662 * i) % 1, (0.5 + 0.5698402910 * i) % 1) for i in range(16)]
+CHUNK_TILES = {"cpu": 128, "cuda": 8192}
+_KERNELS = (cast.room_key, cast.box_key, cast.round_key, cast.unpack_key, cast.pixel_directions, cast.lamp_directions,
+            shading.surface, shading.paint, shading.paint_photos, shading.illuminate, film.develop)  # fmt: skip
 
 
 @functools.cache
@@ -275,138 +41,261 @@ def _kernels(compiled):
 def render_clips(
     seeds: Sequence[int], config: WorldConfig, *, device: str | torch.device = "cpu", compile: bool = False
 ) -> ClipBatch:
-    """Render one clip per seed. compile: fuse the kernels with torch.compile (once per image size)."""
+    """Render one clip per seed. compile: fuse the kernels with torch.compile."""
     if len(seeds) == 0:
         raise ValueError("seeds is empty; give one integer >= 0 per clip")
-    scenes = [sample_scene(seed, config) for seed in seeds]
-    tables = _tables(scenes, config, device)
+    return render_scenes([sample_scene(seed, config) for seed in seeds], config, device=device, compile=compile)
+
+
+def render_scenes(
+    scenes: Sequence[Scene], config: WorldConfig, *, device: str | torch.device = "cpu", compile: bool = False
+) -> ClipBatch:
+    """Render scenes that were sampled with the same config, perhaps in other processes."""
     kernels = _kernels(bool(compile))
-    frames = len(scenes) * config.frames
-    linear: list[torch.Tensor] = []
-    depth: list[torch.Tensor] = []
-    ids: list[torch.Tensor] = []
-    for start in range(0, frames, CHUNK_FRAMES):
-        index_F = torch.arange(start, start + CHUNK_FRAMES, device=device).clamp_max(frames - 1)
-        chunk = {name: value[:, index_F].contiguous() for name, value in tables.items()}
-        parts = _render_chunk(kernels, chunk, config)
-        for kept, part in zip((linear, depth, ids), parts, strict=True):
-            kept.append(part[..., : frames - start, :])
-    linear_3FP = torch.cat(linear, 1)
-    images_BT3HW = _photograph(kernels, linear_3FP, scenes, config)
-    return _batch(scenes, config, images_BT3HW, torch.cat(depth), torch.cat(ids), device)
+    tables = _Tables.of(scenes, config, torch.device(device))
+    maps = _cast_all(kernels, tables, config)
+    size = (config.height_px, config.width_px)
+    effects_BE = torch.tensor(np.stack([s.effects_E for s in scenes]), device=device)
+    drift_px_F2 = torch.tensor(np.concatenate([_drift_px(s) for s in scenes]), dtype=torch.float32, device=device)
+    images_BT3HW = film.photograph(kernels, maps["linear"].flatten(2), effects_BE, drift_px_F2, size)
+    return _batch(scenes, config, tables, images_BT3HW, maps)
 
 
-def _tables(scenes, config, device):
-    """Per-frame numbers of all clips, frames last but one: name -> (C, F) or (C, F, K)."""
-    repeat = config.frames
-    poses_F44 = np.concatenate([s.room_from_camera_T44 for s in scenes])
-    slots_FK8 = np.concatenate([s.slots_TK8 for s in scenes])
-    lamps_B26 = np.stack([s.lamps_26 for s in scenes])
-    per_frame = dict(
-        poses_9F=poses_F44[:, :3, :3].reshape(-1, 9).T,
-        eye_3F=poses_F44[:, :3, 3].T,
-        lens_F=np.repeat([s.focal_px for s in scenes], repeat)[None],
-        slots_C=slots_FK8.transpose(2, 0, 1),
-        eye_KC=_local(poses_F44[:, :3, 3], slots_FK8),
-        lamp_KC=_local(np.repeat(lamps_B26[:, 0, :3], repeat, 0), slots_FK8),
-        lamp_6F=np.repeat(lamps_B26[:, 0], repeat, 0).T,
-        lamp2_6F=np.repeat(lamps_B26[:, 1], repeat, 0).T,
-        ambient_3F=np.repeat([s.ambient_3 for s in scenes], repeat, 0).T,
-        materials_MFN=np.repeat([s.materials_NM for s in scenes], repeat, 0).transpose(2, 0, 1),
-        instance_FK=np.repeat([s.instance_K for s in scenes], repeat, 0)[None],
+@dataclass(frozen=True, kw_only=True)
+class _Tables:
+    """Numbers of all clips on the device. frame: name -> (C, F). table_CX: slots seen from the eye, side by side."""
+
+    frame: dict[str, Tensor]
+    eye_CX: Tensor
+    lamp_CX: Tensor
+    geometry_CX: Tensor
+    materials_MY: Tensor
+    centre_FK3: Tensor
+    unit_from_room_FK33: Tensor
+    room_from_unit_FK33: Tensor
+    present_FK: Tensor
+    corners_F8K3: Tensor
+    instance_BK: Tensor
+    classes_BN: Tensor
+
+    @classmethod
+    def of(cls, scenes: Sequence[Scene], config: WorldConfig, device: torch.device) -> "_Tables":
+        def tensor(arrays, dtype=torch.float32, join=np.concatenate):
+            return torch.tensor(join(arrays), dtype=dtype, device=device)
+
+        repeat = config.frames
+        centre, axes = tensor([s.centre_TK3 for s in scenes]), tensor([s.axes_TK33 for s in scenes])
+        half = tensor([s.half_K3 for s in scenes], join=np.stack).repeat_interleave(repeat, 0)
+        shape = tensor([s.shape_K3 for s in scenes], join=np.stack).repeat_interleave(repeat, 0)
+        unit_from_room, room_from_unit = axes.mT / half[..., None], axes * half[..., None, :]
+        poses_F44 = tensor([s.room_from_camera_T44 for s in scenes])
+        eye = poses_F44[:, :3, 3].contiguous()
+        stacked = np.stack([s.light_C for s in scenes])
+        light = torch.tensor(stacked, dtype=torch.float32, device=device).repeat_interleave(repeat, 0).T
+        frame = dict(
+            poses_9R=poses_F44[:, :3, :3].reshape(-1, 9).T,
+            eye_3R=eye.T,
+            lens_R=tensor([[s.focal_px] * repeat for s in scenes])[None],
+            lamp_6R=light[:6],
+            lamp2_6R=light[6:12],
+            ambient_3R=light[12:15],
+            fog_4R=light[15:19],
+            room_6R=torch.cat([centre[:, 0], half[:, 0]], -1).T,
+        )
+        return cls(
+            frame=frame,
+            eye_CX=cast.slot_table(eye, centre, unit_from_room, shape).flatten(1),
+            lamp_CX=cast.slot_table(light[:3].T, centre, unit_from_room, shape).flatten(1),
+            geometry_CX=torch.cat([centre, unit_from_room.flatten(2), half, shape], -1).permute(2, 0, 1).flatten(1),
+            materials_MY=tensor([s.materials_NM for s in scenes]).T.contiguous(),
+            centre_FK3=centre,
+            unit_from_room_FK33=unit_from_room,
+            room_from_unit_FK33=room_from_unit,
+            present_FK=tensor([s.present_TK for s in scenes], torch.bool),
+            corners_F8K3=_corners(poses_F44, centre, room_from_unit),
+            instance_BK=tensor([s.instance_K for s in scenes], torch.int16, np.stack),
+            classes_BN=tensor([s.classes_N for s in scenes], torch.int16, np.stack),
+        )
+
+
+def _corners(poses_F44, centre_FK3, room_from_unit_FK33):
+    """Corners of every slot's box in camera axes."""
+    sign_83 = torch.cartesian_prod(*[torch.tensor([-1.0, 1.0], device=centre_FK3.device)] * 3)
+    offset_F8K3 = torch.einsum("fkij,cj->fcki", room_from_unit_FK33, sign_83)
+    delta_F8K3 = centre_FK3[:, None] + offset_F8K3 - poses_F44[:, None, None, :3, 3]
+    return torch.einsum("fcki,fij->fckj", delta_F8K3, poses_F44[:, :3, :3])
+
+
+def _cast_all(kernels, tables, config):
+    """Maps of all frames: linear (3, F, H, W), depth, slot, skin (F, H, W), and the normals in room axes if asked."""
+    grid = (-(-config.height_px // cast.TILE_PX), -(-config.width_px // cast.TILE_PX))
+    tiles = (*grid, config.height_px, config.width_px)
+    seen = cast.seen_from_tiles(tables.corners_F8K3, tables.present_FK, tables.frame["lens_R"][0], tiles).flatten(0, 2)
+    lists, counts = zip(*(cast.slot_lists(seen, kind) for kind in ("box", "round")), strict=True)
+    order_R = torch.argsort(counts[0] + 1.6 * counts[1])
+    longest_2R = torch.stack(counts)[:, order_R].cpu()
+    chunk_tiles = CHUNK_TILES.get(order_R.device.type, 8192)
+    if kernels is _kernels(False):
+        chunk_tiles = min(chunk_tiles, len(order_R))
+    maps: dict[str, Tensor] = {}
+    for start in range(0, len(order_R), chunk_tiles):
+        end = min(start + chunk_tiles, len(order_R))
+        tile_R = order_R[torch.arange(start, start + chunk_tiles, device=order_R.device).clamp_max(end - 1)]
+        chunk = _Chunk(tables, config, tile_R, grid)
+        groups = cast.gather_groups(
+            tables.eye_CX, chunk.start_table_R, [x[tile_R] for x in lists], longest_2R[:, start:end].amax(1).tolist()
+        )
+        for name, part in _render_chunk(kernels, tables, chunk, groups, config).items():
+            if name not in maps:
+                maps[name] = part.new_empty((*part.shape[:-2], len(order_R), part.shape[-1]))
+            maps[name][..., tile_R[: end - start], :] = part[..., : end - start, :]
+    return {name: _untiled(value, grid, config) for name, value in maps.items()}
+
+
+def _untiled(value, grid, config):
+    """(..., F * tiles, P) -> (..., F, H, W)."""
+    side, lead = cast.TILE_PX, value.shape[:-2]
+    value = value.reshape(*lead, -1, *grid, side, side).transpose(-3, -2)
+    return value.reshape(*lead, -1, grid[0] * side, grid[1] * side)[..., : config.height_px, : config.width_px]
+
+
+class _Chunk:
+    """Row numbers of one chunk of tiles."""
+
+    def __init__(self, tables: _Tables, config: WorldConfig, tile_R: Tensor, grid: tuple[int, int]) -> None:
+        per_frame = grid[0] * grid[1]
+        frame_R, place_R = tile_R // per_frame, tile_R % per_frame
+        self.row = {name: value[..., frame_R].contiguous() for name, value in tables.frame.items()}
+        self.lens_R = self.row["lens_R"][0]
+        self.sharp_R = self.lens_R * math.sqrt(config.supersample)
+        self.light = {name: self.row[name] for name in _LIGHT}
+        self.frame_R = frame_R
+        self.start_table_R = frame_R * (tables.present_FK.shape[1] + 1)
+        self.start_slot_R = frame_R * tables.present_FK.shape[1]
+        self.begin_R = frame_R // config.frames * tables.classes_BN.shape[1]
+        corner = torch.stack([place_R % grid[1], place_R // grid[1]]) * cast.TILE_PX
+        self.corner_2R = corner - torch.tensor([[config.width_px / 2], [config.height_px / 2]], device=tile_R.device)
+
+
+def _render_chunk(kernels, tables, chunk, groups, config):
+    """Linear colour (3, R, P), z-depth, slot, skin (R, P), perhaps normals and points (3, R, P)."""
+    hit = _look(kernels, tables, chunk, groups, (0.5, 0.5))
+    rays_3RP, depth_RP, slot_RP = hit
+    lit_RP = _shadow(kernels, tables, chunk, rays_3RP, depth_RP) if config.shadows else torch.ones_like(depth_RP)
+    spot_9RP, skin_RP = _surface(kernels, tables, chunk, hit)
+    linear_3RP = _shade(kernels, tables, chunk, config, hit, (spot_9RP, skin_RP), lit_RP, torch.zeros_like(rays_3RP))
+    for place in _SPREAD[1 : config.supersample]:
+        hit = _look(kernels, tables, chunk, groups, place)
+        around = _surface(kernels, tables, chunk, hit)
+        linear_3RP = _shade(kernels, tables, chunk, config, hit, around, lit_RP, linear_3RP)
+    maps = dict(linear=linear_3RP / config.supersample, depth=depth_RP, slot=slot_RP, skin=skin_RP)
+    if "normals" in config.labels:
+        maps["normals"] = spot_9RP[3:6]
+    if "flow" in config.labels:
+        maps["points"] = spot_9RP[:3]
+    return maps
+
+
+def _look(kernels, tables, chunk, groups, place):
+    """Rays through one place in every pixel ((0.5, 0.5) is the centre) and what they hit."""
+    grid_2P = cast.pixel_grid(cast.TILE_PX, cast.TILE_PX, chunk.lens_R.device)
+    corner_2R = chunk.corner_2R + torch.tensor(place, device=chunk.lens_R.device)[:, None]
+    rays_3RP = kernels.pixel_directions(chunk.row["poses_9R"], chunk.lens_R, corner_2R, grid_2P)
+    room_CR = tables.eye_CX[:, chunk.start_table_R]
+    return rays_3RP, *cast.nearest_hit(kernels, room_CR, groups, rays_3RP)
+
+
+def _shadow(kernels, tables, chunk, rays_3RP, depth_RP):
+    """Share of the way from the main lamp at which something is hit."""
+    to_point_3RP = kernels.lamp_directions(chunk.row["eye_3R"], chunk.row["lamp_6R"], rays_3RP, depth_RP)
+    lamp_R3, frame_R = chunk.row["lamp_6R"][:3].T, chunk.frame_R
+    radius_RK = tables.room_from_unit_FK33[frame_R].square().sum((-1, -2)).sqrt()
+    points_3RP = to_point_3RP + lamp_R3.T[:, :, None]
+    mask_RK = cast.shading_slots(lamp_R3, points_3RP, tables.centre_FK3[frame_R], radius_RK, tables.present_FK[frame_R])
+    lists, counts = zip(*(cast.slot_lists(mask_RK, kind) for kind in ("box", "round")), strict=True)
+    longest = torch.stack(counts).amax(1).tolist()
+    groups = cast.gather_groups(tables.lamp_CX, chunk.start_table_R, lists, longest)
+    room_CR = tables.lamp_CX[:, chunk.start_table_R]
+    return cast.nearest_hit(kernels, room_CR, groups, to_point_3RP)[0]
+
+
+def _surface(kernels, tables, chunk, hit):
+    """Spots (9, R, P) and material slots (R, P) of hits."""
+    return kernels.surface(tables.geometry_CX, chunk.start_slot_R, chunk.row["eye_3R"], chunk.sharp_R, *hit)
+
+
+def _shade(kernels, tables, chunk, config, hit, around, lit_RP, so_far_3RP):
+    """Linear RGB (3, R, P), added to what other rays of the pixels brought."""
+    spot_9RP, skin_RP = around
+    if config.textures is None:
+        colour_3RP = kernels.paint(tables.materials_MY, chunk.begin_R, spot_9RP, skin_RP)
+    else:
+        texels_L, count = load_photos(config.textures, str(lit_RP.device))
+        colour_3RP = kernels.paint_photos(tables.materials_MY, chunk.begin_R, spot_9RP, skin_RP, texels_L, count)
+    return kernels.illuminate(
+        chunk.light, tables.materials_MY, chunk.begin_R, spot_9RP, skin_RP, colour_3RP, hit[0], lit_RP, so_far_3RP
     )
-    return {
-        name: torch.tensor(np.ascontiguousarray(value, np.float32), device=device) for name, value in per_frame.items()
-    }
 
 
-def _local(point_F3, slots_FK8):
-    """A point per frame in the axes of every slot: (3, F, K)."""
-    delta_FK3 = point_F3[:, None] - slots_FK8[..., :3]
-    cos_FK, sin_FK = slots_FK8[..., 6], slots_FK8[..., 7]
-    x_FK = cos_FK * delta_FK3[..., 0] + sin_FK * delta_FK3[..., 1]
-    y_FK = cos_FK * delta_FK3[..., 1] - sin_FK * delta_FK3[..., 0]
-    return np.stack([x_FK, y_FK, delta_FK3[..., 2]])
+def _drift_px(scene):
+    """How far the middle of the picture moves until the next frame, for things 2.5 m away: (T, 2) pixels."""
+    poses_T44 = scene.room_from_camera_T44
+    following_T44 = np.concatenate([poses_T44[1:], poses_T44[-1:]])
+    ahead_T3 = poses_T44[:, :3, 3] + 2.5 * poses_T44[:, :3, 2]
+    local_T3 = np.einsum("tij,ti->tj", following_T44[:, :3, :3], ahead_T3 - following_T44[:, :3, 3])
+    return scene.focal_px * local_T3[:, :2] / np.maximum(local_T3[:, 2:], 0.5)
 
 
-def _render_chunk(kernels, chunk, config):
-    """Linear colour (3, F, P), z-depth and instance ids (F, P) of one chunk of frames."""
-    side = config.supersample
-    names = ("slots_C", "eye_3F", "lamp_6F", "lamp2_6F", "ambient_3F")
-    chunk["scene"] = {name: chunk[name] for name in names} | {"sharp_F": chunk["lens_F"][0] * side}
-    chunk["from_eye"] = _slot_groups(chunk["eye_KC"], chunk["slots_C"])
-    chunk["from_lamp"] = _slot_groups(chunk["lamp_KC"], chunk["slots_C"])
-    places = [((j + 0.5) / side, (i + 0.5) / side) for i in range(side) for j in range(side)]
-    passes = [_colour_pass(kernels, chunk, place, config) for place in places]
-    colour_3FP = torch.stack([sum(channel) / len(places) for channel in zip(*passes, strict=True)])
-    depth_FP, slot_FP = nearest_hit(kernels, chunk["from_eye"], _rays(kernels, chunk, (0.5, 0.5), config))
-    ids_FP = chunk["instance_FK"][0].gather(1, slot_FP.long()).to(torch.int16)
-    return colour_3FP, depth_FP.clamp(1e-3, FAR_M), ids_FP
-
-
-def _rays(kernels, chunk, place, config):
-    """Directions through one place in every pixel; place (0.5, 0.5) is the centre."""
-    height, width, lens_F = config.height_px, config.width_px, chunk["lens_F"][0]
-    middle_2 = torch.tensor([width / 2 - place[0], height / 2 - place[1]], device=lens_F.device)
-    return kernels.pixel_directions(chunk["poses_9F"], lens_F, middle_2, _pixel_grid(height, width, lens_F.device))
-
-
-def _colour_pass(kernels, chunk, place, config):
-    rays_3FP = _rays(kernels, chunk, place, config)
-    depth_FP, slot_FP = nearest_hit(kernels, chunk["from_eye"], rays_3FP)
-    lit_FP = torch.ones_like(depth_FP)
-    if config.shadows:
-        to_point_3FP = kernels.lamp_directions(chunk["eye_3F"], chunk["lamp_6F"], rays_3FP, depth_FP)
-        lit_FP, _ = nearest_hit(kernels, chunk["from_lamp"], to_point_3FP)
-    return shade(kernels, chunk, rays_3FP, depth_FP, slot_FP, lit_FP)
-
-
-def _photograph(kernels, linear_3FP, scenes, config):
-    """uint8 images (B, T, 3, H, W): auto-exposure per clip, camera effects, slight blur."""
-    clips, frames, (height, width) = len(scenes), config.frames, (config.height_px, config.width_px)
-    device = linear_3FP.device
-    effects_B9 = torch.tensor(np.stack([s.effects_9 for s in scenes]), device=device)
-    # Summed as integers: the exposure of a clip does not depend on the order of the sum.
-    level_B = (linear_3FP.mean(0).reshape(clips, -1).clamp(0, 4) * 4096).to(torch.int64).sum(1)
-    level_B = level_B.to(torch.float64) / 4096 / (frames * height * width)
-    effects_B9[:, 0] = (effects_B9[:, 0] * 0.3 / (level_B + 0.02)).to(torch.float32)
-    effects_9F = effects_B9.repeat_interleave(frames, 0).T.contiguous()
-    frame_F = torch.arange(frames, device=device, dtype=torch.int32).repeat(clips)
-    grid_2P = _pixel_grid(height, width, device)
-    middle_2 = torch.tensor([width / 2 - 0.5, height / 2 - 0.5], device=device)
-    kernel_F133 = _blur_kernels(effects_9F[7])
-    images = []
-    for start in range(0, clips * frames, CHUNK_FRAMES):
-        part = torch.arange(start, start + CHUNK_FRAMES, device=device).clamp_max(clips * frames - 1)
-        soft = _blur(linear_3FP[:, part], kernel_F133[part], height, width)
-        sensor = kernels.develop(soft, effects_9F[:, part].contiguous(), frame_F[part], grid_2P, middle_2)
-        images.append(sensor.round().to(torch.uint8).transpose(0, 1)[: clips * frames - start])
-    return torch.cat(images).reshape(clips, frames, 3, height, width)
-
-
-def _blur_kernels(blur_F):
-    side_F = 0.25 * blur_F
-    row_F3 = torch.stack([side_F, 1 - 2 * side_F, side_F], -1)
-    return (row_F3[:, :, None] * row_F3[:, None, :])[:, None]
-
-
-def _blur(linear_3FP, kernel_F133, height, width):
-    frames = linear_3FP.shape[1]
-    padded = F.pad(linear_3FP.reshape(3, frames, height, width), (1, 1, 1, 1), mode="replicate")
-    return F.conv2d(padded, kernel_F133, groups=frames).reshape(3, frames, -1).contiguous()
-
-
-def _batch(scenes, config, images_BT3HW, depth_FP, ids_FP, device):
-    clips, frames, height, width = len(scenes), config.frames, config.height_px, config.width_px
+def _batch(scenes, config, tables, images_BT3HW, maps):
+    clips, frames, device = len(scenes), config.frames, images_BT3HW.device
     poses_BT44 = np.stack([np.linalg.inv(s.room_from_camera_T44[0]) @ s.room_from_camera_T44 for s in scenes])
     poses_BT44[:, 0] = np.eye(4)
     intrinsics_B33 = np.tile(np.eye(3), (clips, 1, 1))
     intrinsics_B33[:, 0, 0] = intrinsics_B33[:, 1, 1] = [s.focal_px for s in scenes]
-    intrinsics_B33[:, 0, 2], intrinsics_B33[:, 1, 2] = width / 2, height / 2
+    intrinsics_B33[:, 0, 2], intrinsics_B33[:, 1, 2] = config.width_px / 2, config.height_px / 2
+
+    def looked_up(table_BN, index_FHW):
+        flat = table_BN.gather(1, index_FHW.reshape(clips, -1).long())
+        return flat.reshape(clips, frames, *index_FHW.shape[-2:])
+
+    class_BTHW = looked_up(tables.classes_BN, maps["skin"])
+    depth_BTHW = maps["depth"].reshape(class_BTHW.shape)
     return ClipBatch(
         images_BT3HW=images_BT3HW,
-        depth_m_BTHW=depth_FP.reshape(clips, frames, height, width),
+        depth_m_BTHW=torch.where(class_BTHW == CLASS_ID["sky"], 0.0, depth_BTHW),
         world_from_camera_BT44=torch.tensor(poses_BT44, dtype=torch.float32, device=device),
         intrinsics_B33=torch.tensor(intrinsics_B33, dtype=torch.float32, device=device),
-        instance_BTHW=ids_FP.reshape(clips, frames, height, width),
+        instance_BTHW=looked_up(tables.instance_BK, maps["slot"]),
+        class_BTHW=class_BTHW if "class" in config.labels else None,
+        **_normals(tables, maps, class_BTHW.shape),
+        **_flow(scenes, tables, maps, class_BTHW.shape),
+    )
+
+
+def _normals(tables, maps, shape_BTHW):
+    if "normals" not in maps:
+        return {}
+    room_from_camera_F33 = tables.frame["poses_9R"].T.reshape(-1, 3, 3)
+    normals_F3HW = torch.einsum("ifhw,fij->fjhw", maps["normals"], room_from_camera_F33)
+    return dict(normals_BT3HW=normals_F3HW.reshape(*shape_BTHW[:2], 3, *shape_BTHW[2:]))
+
+
+def _flow(scenes, tables, maps, shape_BTHW):
+    if "points" not in maps:
+        return {}
+    clips, frames = shape_BTHW[:2]
+    device = maps["depth"].device
+    room_from_camera = np.concatenate([s.room_from_camera_T44 for s in scenes])
+    flow_F2HW, valid_FHW = labels.flow_to_next(
+        maps["points"].transpose(0, 1).flatten(2),
+        maps["slot"].flatten(1),
+        labels.slot_motion(tables.centre_FK3, tables.room_from_unit_FK33, tables.unit_from_room_FK33),
+        torch.tensor(np.linalg.inv(room_from_camera), dtype=torch.float32, device=device),
+        tables.frame["lens_R"][0],
+        maps["depth"],
+        torch.arange(clips * frames, device=device) % frames == frames - 1,
+        tables.present_FK,
+    )
+    return dict(
+        flow_BT2HW=flow_F2HW.reshape(clips, frames, 2, *shape_BTHW[2:]), flow_valid_BTHW=valid_FHW.reshape(shape_BTHW)
     )

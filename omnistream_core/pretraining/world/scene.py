@@ -1,303 +1,183 @@
-"""Sampling of one random room: shell, furniture, movers, lamps, camera path. numpy only, seeded.
+"""One random scene: the record that is rendered and described, and the plan while it is being filled. numpy only.
 
-Room axes: z up, floor at z = 0, corner at the origin, metres.
-Shapes: T frames, K primitive slots (room first, then boxes, spheres, cylinders), M material numbers.
+Room axes: z up, floor at z = 0, metres.
+Shapes: T frames, K primitive slots (room first, then boxes, then round bodies), N materials, M material numbers,
+C light numbers, E camera effects.
 """
 
-import functools
 from dataclasses import dataclass, field
 
 import numpy as np
 
-from . import furniture
-from .camera_path import sample_path, wobble
-from .texture import sample_material
+from .config import CLASS_ID
+from .shapes import CYLINDER, EYE, rotation_z
 
-SLOTS = dict(box=18, sphere=3, cylinder=3)
-FIRST = dict(box=1, sphere=1 + SLOTS["box"], cylinder=1 + SLOTS["box"] + SLOTS["sphere"])
-SLOT_COUNT = 1 + sum(SLOTS.values())
+BOXES, ROUNDS = 79, 48
+FIRST_ROUND = 1 + BOXES
+SLOT_COUNT = 1 + BOXES + ROUNDS
 SHELL_MATERIALS = 4  # walls, floor, ceiling, accent wall; slot k > 0 uses material k + 3
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scene:
-    """slots_TK8: centre xyz, half size xyz, cos yaw, sin yaw. lamps_26: position, colour (radiant, at 1 m).
+class Thing:
+    """Something that can be put into a scene. Furniture faces +x; its back is at -x.
 
-    instance_K: id of each slot. effects_9: exposure, white balance rgb, gamma, vignette, noise, blur, seed.
+    parts: see shapes.Part. kind: name in words. label: name in CLASSES. radius_m: reach on the ground plan. depth_m:
+    along x. height_m: of the whole. top_m: height of a usable top, 0 = none. colour: linear RGB that stands for it,
+    None where it has no one colour.
     """
 
-    slots_TK8: np.ndarray
+    parts: list
+    kind: str
+    label: str
+    radius_m: float
+    depth_m: float
+    height_m: float
+    width_m: float = 0.0
+    top_m: float = 0.0
+    colour: np.ndarray | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class SceneObject:
+    """What is known of one object. instance: its id in the pictures. size_m_3: depth, width, height.
+
+    base_T3: point on the ground below its middle. present_T: whether it is there. motion: a verb, "" = stays put.
+    """
+
+    instance: int
+    kind: str
+    label: str
+    colour: np.ndarray | None
+    size_m_3: tuple
+    base_T3: np.ndarray
+    present_T: np.ndarray
+    motion: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scene:
+    """A sampled scene. The box of slot k holds centre + axes @ (half * u) for u in [-1, 1]^3.
+
+    light_C: main lamp (position, colour radiant at 1 m), second lamp, ambient, fog (colour, share lost per metre).
+    place: one of config.PLACES. area_m_2: size of the ground that is furnished. camera_motion: name of the path.
+    """
+
+    centre_TK3: np.ndarray
+    axes_TK33: np.ndarray
+    half_K3: np.ndarray
+    shape_K3: np.ndarray
+    present_TK: np.ndarray
     instance_K: np.ndarray
     materials_NM: np.ndarray
-    lamps_26: np.ndarray
-    ambient_3: np.ndarray
+    classes_N: np.ndarray
+    light_C: np.ndarray
     room_from_camera_T44: np.ndarray
     focal_px: float
-    effects_9: np.ndarray
+    effects_E: np.ndarray
+    place: str
+    area_m_2: tuple
+    camera_motion: str
+    times_s: np.ndarray
+    objects: tuple[SceneObject, ...]
 
 
 @dataclass
-class _Plan:
-    """The room while it is being filled."""
+class Plan:
+    """A scene while it is being filled. low_2, high_2: the ground that may be furnished and walked on."""
 
     rng: np.random.Generator
-    room_m: np.ndarray
+    place: str
     times_s: np.ndarray
-    slots_TK8: np.ndarray
+    low_2: np.ndarray
+    high_2: np.ndarray
+    height_m: float
+    speed: float
     materials_NM: np.ndarray
-    instance_K: np.ndarray = field(default_factory=lambda: np.zeros(SLOT_COUNT, np.int64))
-    used: dict = field(default_factory=lambda: dict.fromkeys(SLOTS, 0))
+    lamps_26: np.ndarray = field(default_factory=lambda: np.zeros((2, 6)))
+    ambient_3: np.ndarray = field(default_factory=lambda: np.ones(3))
+    fog_4: np.ndarray = field(default_factory=lambda: np.zeros(4))
+    focus: tuple | None = None  # point of a table top that the camera looks at, metres
     taken: list = field(default_factory=list)  # (x, y, radius) on the ground plan
     tops: list = field(default_factory=list)  # (x, y, reach, height) of table tops
-    things: int = 0
+    clutter: list = field(default_factory=list)  # (x, y, radius) of what lies on table tops
+    objects: list = field(default_factory=list)
+    used: dict = field(default_factory=lambda: dict(box=1, round=FIRST_ROUND))
 
-    def add(self, thing, base_T3, yaw_T, instance=None):
-        """Put a thing's parts into free slots; False when they do not fit."""
-        need = {kind: sum(part[0] == kind for part in thing.parts) for kind in SLOTS}
-        if any(self.used[kind] + need[kind] > SLOTS[kind] for kind in SLOTS):
+    def __post_init__(self):
+        frames = len(self.times_s)
+        self.centre_TK3 = np.zeros((frames, SLOT_COUNT, 3))
+        self.axes_TK33 = np.tile(EYE, (frames, SLOT_COUNT, 1, 1))
+        self.half_K3 = np.ones((SLOT_COUNT, 3))
+        self.shape_K3 = np.tile(np.array(CYLINDER), (SLOT_COUNT, 1))
+        self.present_TK = np.zeros((frames, SLOT_COUNT), bool)
+        self.instance_K = np.zeros(SLOT_COUNT, np.int64)
+        self.classes_N = np.zeros(SHELL_MATERIALS + SLOT_COUNT - 1, np.int64)
+
+    def shell(self, centre_3, half_3, labels):
+        """The room itself: slot 0, seen from inside. labels: of walls, floor and ceiling."""
+        self.centre_TK3[:, 0], self.half_K3[0] = centre_3, half_3
+        walls, floor, ceiling = (CLASS_ID[name] for name in labels)
+        self.classes_N[:SHELL_MATERIALS] = walls, floor, ceiling, walls
+
+    def room_for(self, thing):
+        """Whether there are slots left for all parts."""
+        rounds = sum(part.kind == "round" for part in thing.parts)
+        boxes = len(thing.parts) - rounds
+        return self.used["box"] + boxes <= FIRST_ROUND and self.used["round"] + rounds <= SLOT_COUNT
+
+    def still(self, thing, base, yaw, scenery=False):
+        """Put a thing where it stays; False when there are no slots left. scenery: part of the shell, id 0."""
+        frames = len(self.times_s)
+        turn_T33 = np.broadcast_to(rotation_z(np.float64(yaw)), (frames, 3, 3))
+        return self.add(thing, np.tile(np.asarray(base, float), (frames, 1)), turn_T33, scenery=scenery)
+
+    def add(self, thing, base_T3, turn_T33, *, present_T=None, motion="", scenery=False):
+        """Put a thing on a track: its axes in the room are turn_T33, its base point base_T3."""
+        if not self.room_for(thing):
             return False
-        self.things += instance is None
+        present_T = np.ones(len(base_T3), bool) if present_T is None else present_T
+        instance = 0
+        if not scenery:
+            instance = len(self.objects) + 1
+            size_m_3 = (thing.depth_m, thing.width_m or thing.depth_m, thing.height_m)
+            self.objects.append(
+                SceneObject(
+                    instance=instance,
+                    kind=thing.kind,
+                    label=thing.label,
+                    colour=thing.colour,
+                    size_m_3=size_m_3,
+                    base_T3=base_T3,
+                    present_T=present_T,
+                    motion=motion,
+                )
+            )
         for part in thing.parts:
-            self._add_part(part, base_T3, yaw_T, self.things if instance is None else instance)
+            slot = self.used[part.kind]
+            self.used[part.kind] += 1
+            self.centre_TK3[:, slot] = base_T3 + (turn_T33 @ part.centre[..., None])[..., 0]
+            self.axes_TK33[:, slot] = turn_T33 @ part.axes
+            self.half_K3[slot], self.shape_K3[slot] = part.half_3, part.shape_3
+            self.present_TK[:, slot] = present_T
+            self.materials_NM[slot + SHELL_MATERIALS - 1] = part.look
+            self.classes_N[slot + SHELL_MATERIALS - 1] = CLASS_ID[thing.label]
+            self.instance_K[slot] = instance
         return True
 
-    def _add_part(self, part, base_T3, yaw_T, instance):
-        kind, offset, half, yaw, material = part
-        slot = FIRST[kind] + self.used[kind]
-        self.used[kind] += 1
-        cos_T, sin_T = np.cos(yaw_T), np.sin(yaw_T)
-        rows_T8 = self.slots_TK8[:, slot]
-        rows_T8[:, 0] = base_T3[:, 0] + cos_T * offset[0] - sin_T * offset[1]
-        rows_T8[:, 1] = base_T3[:, 1] + sin_T * offset[0] + cos_T * offset[1]
-        rows_T8[:, 2] = base_T3[:, 2] + offset[2]
-        rows_T8[:, 3:6] = half
-        rows_T8[:, 6], rows_T8[:, 7] = np.cos(yaw_T + yaw), np.sin(yaw_T + yaw)
-        self.materials_NM[slot + SHELL_MATERIALS - 1] = material
-        self.instance_K[slot] = instance
+    def remove(self, instance):
+        """Take an object out again; its id stays unused."""
+        self.present_TK[:, (self.instance_K == instance) & (np.arange(SLOT_COUNT) > 0)] = False
+        self.objects = [o for o in self.objects if o.instance != instance] if instance else self.objects
 
-    def still(self, thing, base, yaw, instance=None):
-        frames = len(self.times_s)
-        return self.add(thing, np.tile(np.asarray(base, float), (frames, 1)), np.full(frames, yaw), instance)
-
-    def remove(self, slots):
-        self.slots_TK8[:, slots] = _ABSENT
-
-
-_ABSENT = np.array([0, 0, -100, 0.01, 0.01, 0.01, 1, 0])
-
-
-def sample_scene(seed, config):
-    """The scene of one seed; the same on every machine."""
-    rng = np.random.Generator(np.random.PCG64(int(seed)))
-    rate_hz = config.rate_hz
-    speed = rng.uniform(*config.speed_scale)
-    times_s = np.arange(config.frames) / rate_hz
-    plan = _empty_room(rng, times_s)
-    _partitions(plan)
-    _fill(plan, int(rng.integers(config.objects[0], config.objects[1] + 1)), speed, config.moving_share)
-    poses_T44 = _camera(plan, rate_hz, speed)
-    fov = np.radians(rng.uniform(*config.fov_x_deg))
-    lamps_26, ambient_3 = _lamps(rng, plan.room_m)
-    return Scene(
-        slots_TK8=plan.slots_TK8.astype(np.float32),
-        instance_K=plan.instance_K,
-        materials_NM=plan.materials_NM,
-        lamps_26=lamps_26.astype(np.float32),
-        ambient_3=ambient_3.astype(np.float32),
-        room_from_camera_T44=poses_T44,
-        focal_px=float(config.width_px / 2 / np.tan(fov / 2)),
-        effects_9=_effects(rng),
-    )
-
-
-def _empty_room(rng, times_s):
-    room_m = np.array([rng.uniform(3, 8), rng.uniform(3, 8), rng.uniform(2.3, 3.5)])
-    if rng.random() < 0.15:
-        room_m[:2] = rng.permutation([rng.uniform(7, 16), rng.uniform(1.6, 2.6)])
-    slots_TK8 = np.tile(_ABSENT, (len(times_s), SLOT_COUNT, 1))
-    slots_TK8[:, 0] = (*room_m / 2, *room_m / 2, 1, 0)
-    wall = sample_material(rng, _WALLS, brightness=(0.45, 0.95), saturation=(0, 0.35))
-    floor = sample_material(rng, _FLOORS, brightness=(0.2, 0.8), saturation=(0, 0.4))
-    ceiling = sample_material(rng, ("plain", "plain", "tiles"), brightness=(0.8, 0.97), saturation=(0, 0.1))
-    accent = wall if rng.random() < 0.6 else sample_material(rng, _WALLS, brightness=(0.3, 0.9))
-    materials_NM = np.tile(wall, (SHELL_MATERIALS + SLOT_COUNT - 1, 1))
-    materials_NM[:SHELL_MATERIALS] = wall, floor, ceiling, accent
-    return _Plan(rng, room_m, times_s, slots_TK8, materials_NM)
-
-
-_WALLS = ("plain", "plain", "plain", "marble", "bricks", "stripes", "tiles", "patches", "dots")
-_FLOORS = ("planks", "planks", "planks", "tiles", "tiles", "marble", "plain", "patches")
-
-
-def _partitions(plan):
-    """Inner walls and pillars; part of the shell (id 0)."""
-    rng, (length, width, height) = plan.rng, plan.room_m
-    count = rng.integers(0, 3) if rng.random() < 0.4 else 0
-    for _ in range(count if min(length, width) > 3 else 0):
-        x, y = rng.uniform(1, length - 1), rng.uniform(1, width - 1)
-        look = plan.materials_NM[0] if rng.random() < 0.6 else sample_material(rng, _WALLS)
-        size = np.array([rng.uniform(0.2, 0.4), rng.uniform(0.2, 0.4), height])
-        if rng.random() < 0.6:  # a wall that juts out from y = 0 or y = width
-            size[:2] = 0.12, rng.uniform(0.8, width * 0.6)
-            y = size[1] / 2 if rng.random() < 0.5 else width - size[1] / 2
-        plan.taken.append((x, y, size[1] / 2))
-        part = ("box", np.array([0, 0, height / 2]), size / 2, 0.0, look)
-        plan.still(furniture.Thing(parts=[part], radius_m=0, depth_m=0), (x, y, 0), 0.0, instance=0)
-
-
-def _fill(plan, count, speed, moving_share):
-    rng = plan.rng
-    movers = int(rng.integers(1, 4)) if rng.random() < moving_share else 0
-    for index in range(count):
-        if index < movers:
-            _mover(plan, speed)
-        elif plan.tops and rng.random() < 0.45:
-            _on_top(plan)
-        elif rng.random() < 0.55:
-            _against_wall(plan, (furniture.cupboard, furniture.cupboard, furniture.sofa, furniture.table))
-        else:
-            _on_floor(plan)
-    for _ in range(rng.integers(0, 4)):
-        _hang(plan)
-
-
-def _free_spot(plan, radius_m, spots):
-    for x, y, yaw in spots:
-        if all(np.hypot(x - a, y - b) > 0.8 * (radius_m + r) for a, b, r in plan.taken):
-            return x, y, yaw
-    return None
-
-
-def _place(plan, thing, spots):
-    spot = _free_spot(plan, thing.radius_m, spots)
-    if spot is None or not plan.still(thing, (spot[0], spot[1], 0.0), spot[2]):
-        return
-    plan.taken.append((spot[0], spot[1], thing.radius_m))
-    if thing.top_m:
-        plan.tops.append((spot[0], spot[1], thing.depth_m / 2, thing.top_m))
-
-
-def _against_wall(plan, makers):
-    rng = plan.rng
-    thing = makers[rng.integers(len(makers))](rng)
-    _place(plan, thing, [_wall_spot(rng, plan.room_m, thing.depth_m / 2 + 0.01, thing.radius_m) for _ in range(6)])
-
-
-def _wall_spot(rng, room_m, gap_m, half_width_m):
-    """Ground point at a random wall and the yaw that faces away from it."""
-    side = rng.integers(4)
-    along = room_m[1 - side % 2]
-    reach = min(half_width_m + 0.05, along / 2)
-    where = rng.uniform(reach, along - reach)
-    far = room_m[side % 2]
-    point = [gap_m if side < 2 else far - gap_m, where]
-    x, y = point if side % 2 == 0 else point[::-1]
-    return x, y, (0.0, np.pi / 2, np.pi, -np.pi / 2)[side]
-
-
-def _on_floor(plan):
-    rng, room_m = plan.rng, plan.room_m
-    makers = (furniture.table, furniture.chair, furniture.crate, furniture.crate, furniture.ball, furniture.drum)
-    thing = makers[rng.integers(len(makers))](rng)
-    edge = np.minimum(thing.radius_m + 0.05, room_m / 2)
-    xy_62 = rng.uniform(edge[:2], room_m[:2] - edge[:2], size=(6, 2))
-    _place(plan, thing, [(x, y, rng.uniform(0, 2 * np.pi)) for x, y in xy_62])
-
-
-def _on_top(plan):
-    rng = plan.rng
-    x, y, reach, height = plan.tops[rng.integers(len(plan.tops))]
-    maker = (furniture.crate, furniture.ball, furniture.drum)[rng.integers(3)]
-    thing = maker(rng, 0.05, 0.16) if maker is not furniture.crate else maker(rng, 0.08, 0.35)
-    shift = rng.uniform(-1, 1, size=2) * max(reach - thing.radius_m, 0.0)
-    plan.still(thing, (x + shift[0], y + shift[1], height), rng.uniform(0, 2 * np.pi))
-
-
-def _hang(plan):
-    thing = furniture.hanging(plan.rng)
-    x, y, yaw = _wall_spot(plan.rng, plan.room_m, 0.0, thing.radius_m)
-    tall = 2 * thing.parts[0][2][2]
-    plan.still(thing, (x, y, plan.rng.uniform(0.7, max(0.71, plan.room_m[2] - tall - 0.1))), yaw)
-
-
-def _mover(plan, speed):
-    """A thing that slides, rolls, bounces, flies or swings."""
-    rng, room_m, times_s = plan.rng, plan.room_m, plan.times_s
-    makers = (furniture.walker, furniture.walker, furniture.ball, furniture.crate, furniture.drum, furniture.chair)
-    index = rng.integers(len(makers))
-    thing = makers[index](rng)
-    edge = np.minimum(thing.radius_m + 0.1, room_m[:2] / 2 - 0.05)
-    heading, pace = rng.uniform(0, 2 * np.pi), speed * rng.uniform(0.2, 1.2)
-    step_T2 = pace * times_s[:, None] * np.array([np.cos(heading), np.sin(heading)])
-    base_T3 = np.zeros((len(times_s), 3))
-    base_T3[:, :2] = _fold(rng.uniform(edge, room_m[:2] - edge) + step_T2, edge, room_m[:2] - edge)
-    base_T3[:, 2] = _lift(rng, times_s, speed, room_m[2], index)
-    turn = rng.normal(0, 0.6) * speed
-    plan.add(thing, base_T3, rng.uniform(0, 2 * np.pi) + turn * times_s)
-
-
-def _lift(rng, times_s, speed, height_m, index):
-    """Height of a mover above the floor; walkers and chairs stay down."""
-    style = rng.random()
-    if index in (0, 1, 5) or style < 0.4:
-        return np.zeros_like(times_s)
-    if style < 0.7:
-        high, rate = rng.uniform(0.2, 0.9), rng.uniform(0.4, 1.0)
-        phase_T = (times_s * rate + rng.uniform()) % 1
-        return high * 4 * phase_T * (1 - phase_T)
-    level = rng.uniform(0.4, height_m - 1.2)
-    return np.clip(level + wobble(rng, times_s, 1, (0.1, 0.5), (0.3 * speed,))[:, 0], 0, height_m - 0.8)
-
-
-def _fold(value_T2, low_2, high_2):
-    """Reflect at the walls."""
-    span_2 = np.maximum(high_2 - low_2, 1e-3)
-    return low_2 + span_2 - np.abs((value_T2 - low_2) % (2 * span_2) - span_2)
-
-
-def _camera(plan, rate_hz, speed):
-    """A clear path; when the room is too full, things are taken out until there is one."""
-    clearance = functools.partial(_clearance, plan)
-    for attempt in range(12):
-        slower = speed * 0.85 ** (attempt // 2)
-        poses_T44 = sample_path(plan.rng, plan.room_m, clearance, plan.times_s, rate_hz, slower)
-        if poses_T44 is not None:
-            return poses_T44
-        if attempt >= 3:
-            plan.remove(plan.rng.choice(np.arange(1, SLOT_COUNT), size=6, replace=False))
-    raise RuntimeError("no clear camera path was found in the room; this is a bug in the sampling limits")
-
-
-def _clearance(plan, position_CT3, frames=slice(None)):
-    """Distance to walls and to the boxes around all primitives, metres: (C, T)."""
-    slots_TK8 = plan.slots_TK8[frames, 1:]
-    delta_CTK3 = position_CT3[:, :, None] - slots_TK8[..., :3]
-    cos_TK, sin_TK = slots_TK8[..., 6], slots_TK8[..., 7]
-    x_CTK = cos_TK * delta_CTK3[..., 0] + sin_TK * delta_CTK3[..., 1]
-    y_CTK = cos_TK * delta_CTK3[..., 1] - sin_TK * delta_CTK3[..., 0]
-    local_CTK3 = np.stack([x_CTK, y_CTK, delta_CTK3[..., 2]], -1)
-    outside_CTK3 = np.maximum(np.abs(local_CTK3) - slots_TK8[..., 3:6], 0)
-    things_CT = np.sqrt((outside_CTK3**2).sum(-1)).min(-1)
-    walls_CT = np.minimum(position_CT3, plan.room_m - position_CT3).min(-1)
-    return np.minimum(things_CT, walls_CT)
-
-
-def _lamps(rng, room_m):
-    """Two lamps under the ceiling (the second one may be off) and the ambient light."""
-    lamps_26, area = np.zeros((2, 6)), room_m[0] * room_m[1]
-    for i, share in enumerate((1.0, rng.choice([0.0, 0.6]))):
-        lamps_26[i, :2] = rng.uniform(0.15, 0.85, size=2) * room_m[:2]
-        lamps_26[i, 2] = room_m[2] - rng.uniform(0.1, 0.6)
-        warmth = rng.uniform(-0.15, 0.3)
-        lamps_26[i, 3:] = share * (2 + 0.12 * area) * np.array([1 + warmth, 1, 1 - warmth])
-    tint = 1 + rng.uniform(-0.15, 0.15, size=3)
-    return lamps_26, rng.uniform(0.25, 0.8) * tint
-
-
-def _effects(rng):
-    exposure = np.exp(rng.normal(0, 0.3))
-    balance = 1 + rng.normal(0, 0.06, size=3).clip(-0.15, 0.15)
-    gamma, vignette = rng.uniform(1.9, 2.5), rng.uniform(0, 0.5)
-    noise = rng.uniform(0.002, 0.025)
-    blur = rng.uniform(0, 0.5)
-    return np.array([exposure, *balance, gamma, vignette, noise, blur, rng.integers(1, 1 << 20)], np.float32)
+    def clearance(self, position_CT3, frames=slice(None)):
+        """Distance from camera positions to all primitives' boxes at those frames, metres: (C, T)."""
+        used = np.flatnonzero(self.present_TK.any(0))
+        if not len(used):
+            return np.full(position_CT3.shape[:2], 1e3)
+        delta_CTK3 = position_CT3[:, :, None] - self.centre_TK3[frames][:, used]
+        local_CTK3 = np.einsum("ctkj,tkji->ctki", delta_CTK3, self.axes_TK33[frames][:, used])
+        outside_CTK3 = np.maximum(np.abs(local_CTK3) - self.half_K3[used], 0)
+        gap2_CTK = np.einsum("ctki,ctki->ctk", outside_CTK3, outside_CTK3)
+        gap2_CTK += 1e6 * ~self.present_TK[frames][:, used]
+        return np.sqrt(gap2_CTK.min(-1))

@@ -1,108 +1,17 @@
-"""Surface materials: one continuous family covers tiles, bricks, planks, stripes, dots, patches and marble.
+"""Albedo of surface points from rows of material numbers. Pointwise torch.
 
-A material is a row of numbers, so every pixel runs the same code whatever it shows.
 Coordinates are metres on the object's own surface, so a texture moves with its object.
 
-Shapes: N any shape of pixels, M material numbers.
+Shapes: N any shape of pixels, L all texels of the photographs.
 """
 
-import numpy as np
+import functools
+
 import torch
+from safetensors import safe_open
 
-FIELDS = (
-    "red", "green", "blue", "red2", "green2", "blue2", "cell_u_m", "cell_v_m", "row_shift", "grout_m",
-    "grout_gain", "cell_variation", "checker", "patch", "dot", "noise_amp", "noise_blend", "noise_u_per_m",
-    "noise_v_per_m", "specular", "emission", "seed",
-)  # fmt: skip
-INDEX = {name: i for i, name in enumerate(FIELDS)}
-
-
-def sample_colour(rng, brightness=(0.15, 0.85), saturation=(0.0, 0.6)):
-    """Linear RGB albedo of a random hue."""
-    hue, sat, val = rng.uniform(0, 6), rng.uniform(*saturation) ** 1.3, rng.uniform(*brightness)
-    rgb = np.clip(np.abs((hue + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1, 0, 1)
-    return val**1.6 * (1 - sat * (1 - rgb))
-
-
-def sample_material(rng, families, *, brightness=(0.15, 0.85), saturation=(0.0, 0.6), scale=1.0, emission=0.0):
-    """Row of material numbers. scale shrinks patterns for small things (1 = architectural size)."""
-    row = dict.fromkeys(FIELDS, 0.0)
-    first, second = (sample_colour(rng, brightness, saturation) for _ in range(2))
-    row.update(zip(FIELDS[:6], (*first, *second), strict=True))
-    row.update(cell_u_m=1e3, cell_v_m=1e3, grout_gain=1.0, noise_u_per_m=4.0, noise_v_per_m=4.0)
-    row.update(noise_amp=rng.uniform(0.02, 0.12), emission=emission, seed=float(rng.integers(1, 1 << 20)))
-    row["specular"] = rng.uniform(0.1, 0.6) if rng.random() < 0.3 else 0.0
-    row.update(_FAMILIES[families[rng.integers(len(families))]](rng))
-    for name in ("cell_u_m", "cell_v_m", "grout_m"):
-        row[name] *= scale
-    for name in ("noise_u_per_m", "noise_v_per_m"):
-        row[name] /= scale
-    return np.array([row[name] for name in FIELDS], np.float32)
-
-
-def _plain(rng):
-    frequency = rng.uniform(2, 12)
-    return dict(noise_u_per_m=frequency, noise_v_per_m=frequency)
-
-
-def _marble(rng):
-    frequency = rng.uniform(0.5, 8)
-    stretch = rng.uniform(1, 4) if rng.random() < 0.4 else 1.0
-    return dict(noise_u_per_m=frequency, noise_v_per_m=frequency * stretch, noise_blend=rng.uniform(0.4, 1.0))
-
-
-def _tiles(rng):
-    size = rng.uniform(0.2, 0.6)
-    look = dict(cell_u_m=size, cell_v_m=size * rng.choice([1.0, 1.0, 0.5]), grout_m=rng.uniform(0.003, 0.01))
-    look.update(grout_gain=rng.choice([0.4, 0.6, 1.5]), cell_variation=rng.uniform(0.02, 0.2))
-    look["checker"] = rng.uniform(0.3, 1) if rng.random() < 0.4 else 0.0
-    return look
-
-
-def _planks(rng):
-    look = dict(cell_u_m=rng.uniform(0.8, 2), cell_v_m=rng.uniform(0.1, 0.2), grout_m=rng.uniform(0.002, 0.005))
-    look.update(grout_gain=0.4, row_shift=0.37, cell_variation=rng.uniform(0.08, 0.3), **_wood_tone(rng))
-    return look
-
-
-def _wood_tone(rng):
-    tone = rng.uniform(0.15, 0.8) * np.array([1.0, rng.uniform(0.55, 0.8), rng.uniform(0.25, 0.55)])
-    look = dict(zip(FIELDS[:6], (*tone, *(tone * rng.uniform(0.5, 0.8))), strict=True))
-    look.update(noise_u_per_m=rng.uniform(1, 3), noise_v_per_m=rng.uniform(15, 40))
-    look.update(noise_amp=rng.uniform(0.1, 0.3), noise_blend=rng.uniform(0, 0.5))
-    return look
-
-
-def _bricks(rng):
-    width = rng.uniform(0.2, 0.4)
-    look = dict(cell_u_m=width, cell_v_m=width * 0.35, row_shift=0.5, grout_m=rng.uniform(0.005, 0.012))
-    look.update(grout_gain=rng.choice([0.5, 1.8]), cell_variation=rng.uniform(0.1, 0.4), noise_u_per_m=12.0)
-    return look
-
-
-def _stripes(rng):
-    size = rng.uniform(0.05, 0.4)
-    side = "cell_u_m" if rng.random() < 0.5 else "cell_v_m"
-    return {side: size, "checker": rng.uniform(0.3, 1.0)}
-
-
-def _dots(rng):
-    size = rng.uniform(0.1, 0.4)
-    return dict(cell_u_m=size, cell_v_m=size, dot=rng.uniform(0.15, 0.42), row_shift=rng.choice([0.0, 0.5]))
-
-
-def _patches(rng):
-    wide, high = rng.uniform(0.2, 1.2, size=2)
-    return dict(cell_u_m=wide, cell_v_m=high, patch=1.0, cell_variation=rng.uniform(0.1, 0.6), row_shift=0.29)
-
-
-def _books(rng):
-    return dict(cell_u_m=rng.uniform(0.03, 0.07), cell_v_m=rng.uniform(0.25, 0.4), patch=1.0,
-                cell_variation=0.7, grout_m=0.004, grout_gain=0.2)  # fmt: skip
-
-
-_FAMILIES = dict(plain=_plain, marble=_marble, tiles=_tiles, planks=_planks, wood=_wood_tone, bricks=_bricks,
-                 stripes=_stripes, dots=_dots, patches=_patches, books=_books)  # fmt: skip
+PHOTO_PX = 128
+_LEVELS = 8  # 128, 64, .. 1
 
 
 def hash_unit(x_N, y_N, seed_N):
@@ -142,6 +51,7 @@ def albedo(material, u_N, v_N, footprint_m_N):
     seed_N = material["seed"].to(torch.int32)
     shade_N, mix_N = _cells(material, u_N, v_N, footprint_m_N, seed_N)
     fu_N, fv_N = material["noise_u_per_m"], material["noise_v_per_m"]
+    mix_N = mix_N + _gradient(material, u_N, v_N) + _glyphs(material, u_N, v_N, footprint_m_N, seed_N)
     noise_N = fbm(u_N * fu_N, v_N * fv_N, footprint_m_N * torch.maximum(fu_N, fv_N), seed_N)
     mix_N = (mix_N + material["noise_blend"] * (0.5 + noise_N).clamp(0, 1)).clamp(0, 1)
     shade_N = shade_N * (1 + material["noise_amp"] * noise_N)
@@ -180,3 +90,73 @@ def _grout(material, edge_m_N, footprint_m_N):
     line_N = ((material["grout_m"] - edge_m_N) / footprint_m_N + 0.5).clamp(0, 1)
     line_N = line_N * (2 * material["grout_m"] / footprint_m_N).clamp(0, 1)
     return 1 + line_N * (material["grout_gain"] - 1)
+
+
+def _gradient(material, u_N, v_N):
+    """Triangle wave along a slanted line."""
+    a_N = (0.4 * u_N + v_N) / material["gradient_m"]
+    return material["gradient"] * (a_N - 2 * torch.floor(0.5 * a_N) - 1).abs()
+
+
+def _glyphs(material, u_N, v_N, footprint_m_N, seed_N):
+    """Rows of random glyphs of 4 x 7 dots, with gaps between glyphs, words and lines."""
+    size_N = material["glyph_m"]
+    a_N, b_N = u_N / (0.7 * size_N), v_N / (1.6 * size_N)
+    column_N, row_N = torch.floor(a_N), torch.floor(b_N)
+    x_N, y_N = column_N.to(torch.int32), row_N.to(torch.int32)
+    dot_x_N, dot_y_N = torch.floor((a_N - column_N) * 5), torch.floor((b_N - row_N) * 11)
+    dot_N = hash_unit(x_N * 8 + dot_x_N.to(torch.int32), y_N * 16 + dot_y_N.to(torch.int32), seed_N) > 0.42
+    word_N = hash_unit(x_N, y_N, seed_N + 5) > 0.17
+    ink_N = (dot_N & word_N & (dot_x_N < 4) & (dot_y_N < 7)).to(torch.float32)
+    fade_N = (2 - 6 * footprint_m_N / size_N).clamp(0, 1)
+    return material["glyph"] * torch.lerp(torch.full_like(ink_N, 0.25), ink_N, fade_N)
+
+
+@functools.lru_cache(maxsize=4)
+def load_photos(path, device):
+    """Texels of a file of photographs, all mip levels one after the other: int32 (L,), blue-green-red in the lower
+    24 bits; and the number of photographs.
+
+    Raises: ValueError for a file that does not hold ``patches`` uint8 [n, 3, 128, 128].
+    """
+    with safe_open(path, framework="pt") as file:
+        level_N3HW = file.get_tensor("patches") if "patches" in set(file.keys()) else torch.empty(0)
+    if level_N3HW.shape[1:] != (3, PHOTO_PX, PHOTO_PX) or level_N3HW.dtype != torch.uint8:
+        found = f"{level_N3HW.dtype} {list(level_N3HW.shape)}"
+        raise ValueError(f"textures={path!r} must hold 'patches', uint8 [n, 3, {PHOTO_PX}, {PHOTO_PX}]; found {found}")
+    levels, count = [], len(level_N3HW)
+    for _ in range(_LEVELS):
+        red, green, blue = level_N3HW.to(torch.int32).unbind(1)
+        levels.append((red | green << 8 | blue << 16).flatten())
+        if level_N3HW.shape[-1] > 1:
+            level_N3HW = torch.nn.functional.avg_pool2d(level_N3HW.float(), 2).round().to(torch.uint8)
+    return torch.cat(levels).to(device), count
+
+
+def photo_albedo(texels_L, count, material, u_N, v_N, footprint_m_N):
+    """Linear RGB (list of N) of the photographs, mirrored where they repeat; bilinear in the nearest mip level."""
+    size_m_N = material["photo_m"]
+    lod_N = torch.log2(footprint_m_N * PHOTO_PX / size_m_N).clamp(0, _LEVELS - 1).round().to(torch.int32)
+    side_N = torch.bitwise_right_shift(torch.full_like(lod_N, PHOTO_PX), lod_N)
+    base_N = count * torch.div((PHOTO_PX * PHOTO_PX - side_N * side_N) * 4, 3, rounding_mode="floor")
+    which_N = material["photo"].to(torch.int32) % count
+    x0_N, x1_N, a_N = _mirrored(u_N / size_m_N + 0.5, side_N)
+    y0_N, y1_N, b_N = _mirrored(0.5 - v_N / size_m_N, side_N)
+    start_N = base_N + which_N * side_N * side_N
+    corners = [texels_L[(start_N + y * side_N + x).to(torch.int64)] for y in (y0_N, y1_N) for x in (x0_N, x1_N)]
+    channels = []
+    for shift in (0, 8, 16):
+        p00, p01, p10, p11 = (((c >> shift) & 255).to(torch.float32) for c in corners)
+        value_N = torch.lerp(torch.lerp(p00, p01, a_N), torch.lerp(p10, p11, a_N), b_N) * (1 / 255)
+        channels.append(0.9 * value_N * value_N + 0.01)
+    return channels
+
+
+def _mirrored(coordinate_N, side_N):
+    """The two texels beside a coordinate (1 = one photograph) and the place between them."""
+    half_N = 0.5 * coordinate_N
+    place_N = 1 - (1 - 2 * (half_N - torch.floor(half_N))).abs()
+    place_N = place_N * side_N - 0.5
+    low_N = torch.floor(place_N)
+    first_N = low_N.to(torch.int32)
+    return first_N.clamp_min(0), torch.minimum(first_N + 1, side_N - 1), place_N - low_N
