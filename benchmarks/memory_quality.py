@@ -18,8 +18,8 @@ import torch
 
 from omnistream_core.bench.machine import facts
 from omnistream_core.config import StreamConfig
+from omnistream_core.evaluation.geometry import clip_frames
 from omnistream_core.evaluation.metrics import depth_errors
-from omnistream_core.evaluation.world import clip_frames
 from omnistream_core.model import OmniStreamModel
 from omnistream_core.pretraining.world import HELD_OUT_SEED, ClipBatch, WorldConfig, render_clips
 from omnistream_core.session import StreamSession
