@@ -116,8 +116,10 @@ def write_checkpoint(
         (folder / (WEIGHTS_NAME + ".index.json")).write_text(json.dumps(index, indent=1) + "\n")
 
 
-def load_strictly(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: str | Path) -> None:
-    """Copy ``tensors`` into ``module``.
+def load_strictly(
+    module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: str | Path, *, assign: bool = False
+) -> None:
+    """Copy ``tensors`` into ``module``, or make them its parameters.
 
     Raises:
         CheckpointError: the first key that is missing, too many, or of another shape, with both shapes.
@@ -133,7 +135,7 @@ def load_strictly(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin
     for key, value in tensors.items():
         if key not in expected:
             raise CheckpointError(f"{origin}: tensor {key!r} {tuple(value.shape)} is not part of the model")
-    module.load_state_dict(tensors, strict=True)
+    module.load_state_dict(tensors, strict=True, assign=assign)
 
 
 def map_keys(
@@ -146,7 +148,7 @@ def map_keys(
 
 # --- the official release -------------------------------------------------------------------------------------------
 
-_OFFICIAL = {
+OFFICIAL_NAMES = {
     "cls_token": "cls_token",
     "mask_token": "mask_token",
     "camera_token": "cam_token",
@@ -186,7 +188,7 @@ def official_key(camera_token: bool) -> Callable[[str], str | None]:
         key = key.removeprefix("patch_embed.")
         if not camera_token and key.startswith(("camera_token", "ar_embedder")):
             return None
-        for theirs, ours in _OFFICIAL.items():
+        for theirs, ours in OFFICIAL_NAMES.items():
             if key == theirs or key.startswith(theirs + "."):
                 return "backbone." + ours + key.removeprefix(theirs)
         return "backbone." + key.replace("ls1.gamma", "scale1").replace("ls2.gamma", "scale2")

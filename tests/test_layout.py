@@ -20,8 +20,21 @@ CORE = "omnistream_core"
 
 # A module of the core imports only from those before it.
 ORDER = [
-    *("errors", "types", "config", "geometry", "preprocess", "cache", "layers", "backbone", "heads", "checkpoint"),
-    *("model", "session", "sources", "sinks", "pretraining", "evaluation", "replay", "verify", "cli"),
+    *("errors", "types", "config", "geometry", "preprocess", "retention", "cache", "layers", "backbone", "native"),
+    *(
+        "packed",
+        "graphed",
+        "heads",
+        "checkpoint",
+        "model",
+        "session",
+        "sources",
+        "sinks",
+        "pretraining",
+        "evaluation",
+        "bench",
+    ),
+    *("export", "replay", "verify", "cli"),
 ]
 # Siblings: they bring frames in and carry predictions out, and know neither each other nor what happens in between.
 STRANGERS = {"sources": {"model", "session"}, "sinks": {"model", "session", "sources"}}
@@ -210,7 +223,7 @@ def test_check_names_the_file_that_breaks_the_rule(tmp_path, check, name, text):
 # ---- the set-up files ----
 
 REQUIREMENT_FILES = ["requirements.in", "requirements.txt", "requirements-override.txt", "setup.py", "pyproject.toml"]
-TARGETS = {"setup", "demo", "test", "test-slow", "lint", "format", "train-tiny", "clean", "help", "lock"}
+TARGETS = {"setup", "demo", "test", "test-slow", "lint", "format", "train-tiny", "clean", "help", "lock", "bench-check"}
 
 
 def requirement_names(name: str) -> list[str]:

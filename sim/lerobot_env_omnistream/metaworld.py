@@ -26,9 +26,11 @@ STATE_SIZE, ACTION_SIZE = 4, 4
 
 @cache
 def task_sets() -> dict[str, tuple[str, ...]]:
-    """The names of Meta-World's tasks: MT10 and all of them, MT50."""
-    from metaworld.env_dict import MT10_V3, MT50_V3
-
+    """The names of Meta-World's tasks: MT10 and all of them, MT50; SimError where Meta-World is not installed."""
+    try:
+        from metaworld.env_dict import MT10_V3, MT50_V3
+    except ImportError as error:
+        raise SimError(f"Meta-World does not load ({error}): pip install 'metaworld>=3,<4'") from error
     return {"MT10": tuple(MT10_V3), "MT50": tuple(MT50_V3)}
 
 

@@ -97,15 +97,15 @@ class Process:
 
 
 class Workspace:
-    """The built workspace: starts its executables."""
+    """The built workspace: starts its executables, with ``transport`` in their environment."""
 
-    def __init__(self, install: Path, env: dict[str, str], logs: Path) -> None:
-        self.install, self._env, self._logs = install, env, logs
+    def __init__(self, install: Path, env: dict[str, str], logs: Path, transport: dict[str, str] = TRANSPORT) -> None:
+        self.install, self._env, self._logs, self._transport = install, env, logs, transport
         self._numbers = itertools.count()
 
     def environment(self, domain: int, **extra: str) -> dict[str, str]:
         logs = {"ROS_LOG_DIR": str(self._logs)}
-        return self._env | TRANSPORT | {"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"} | logs | extra
+        return self._env | self._transport | {"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"} | logs | extra
 
     def run(
         self,

@@ -198,7 +198,7 @@ def test_services_and_lifecycle(robot):
     robot.until_it_acts()
 
 
-@pytest.mark.timeout(600)  # a loaded machine takes minutes to import LeRobot
+@pytest.mark.timeout(1200)  # a loaded machine takes minutes to import LeRobot
 def test_the_executable_runs_a_policy_that_lerobot_saved(workspace, act_policy, domain):
     """Before an unchanging picture and state, the commands are the policy's chunk, number after number, for ever."""
     from omnistream_policy.parameters import PolicySettings
