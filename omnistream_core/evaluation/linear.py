@@ -13,7 +13,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 RIDGE_PENALTIES = tuple(10.0**e for e in range(-5, 3))  # of squared weights, features of unit variance
-SOFTMAX_PENALTY = 1e-4
+SOFTMAX_PENALTIES = (1e-3, 1e-2, 1e-1)
+SOFTMAX_SAMPLES = 20_000  # at most, evenly taken: more cost time and change little
 HELD_BACK = 0.25  # of the samples to fit on, their last part, chooses the penalty
 
 
@@ -51,8 +52,23 @@ def _ridges(x_XD: Tensor, y_XK: Tensor, penalties: Sequence[float]) -> list[Line
     return [_linear(mean_D, std_D, weight_DK, bias_K) for weight_DK in weights]
 
 
-def fit_softmax(x_XD: Tensor, share_XK: Tensor, penalty: float = SOFTMAX_PENALTY, steps: int = 60) -> Linear:
-    """Multinomial logistic regression on soft labels (rows of ``share_XK`` sum to 1), by L-BFGS from zero."""
+def fit_softmax(
+    x_XD: Tensor, share_XK: Tensor, penalties: Sequence[float] = SOFTMAX_PENALTIES, *, steps: int = 60
+) -> Linear:
+    """Multinomial logistic regression on soft labels (rows of ``share_XK`` sum to 1); the penalty is chosen as that of
+    ``fit_ridge`` is, by cross-entropy."""
+    every = -(-len(x_XD) // SOFTMAX_SAMPLES)
+    x_XD, share_XK = x_XD[::every], share_XK[::every]
+    if len(penalties) > 1:
+        kept = len(x_XD) - round(HELD_BACK * len(x_XD))
+        fits = [_softmax(x_XD[:kept], share_XK[:kept], penalty, steps) for penalty in penalties]
+        errors = [float(F.cross_entropy(fit(x_XD[kept:]), share_XK[kept:])) for fit in fits]
+        penalties = [penalties[errors.index(min(errors))]]
+    return _softmax(x_XD, share_XK, penalties[0], steps)
+
+
+def _softmax(x_XD: Tensor, share_XK: Tensor, penalty: float, steps: int) -> Linear:
+    """Least cross-entropy plus ``penalty`` times the sum of squared weights, by L-BFGS from zero."""
     mean_D, std_D = x_XD.mean(0), _spread(x_XD)
     x_XD = (x_XD - mean_D) / std_D
     weight_DK = torch.zeros(x_XD.shape[1], share_XK.shape[1], requires_grad=True)

@@ -74,8 +74,15 @@ def test_softmax_regression_is_that_of_scikit_learn():
     scaled = ((x - x.mean(0)) / x.std(0, correction=0)).numpy()
     penalty = 1e-2
     reference = LogisticRegression(C=1 / (2 * penalty * len(x)), tol=1e-8, max_iter=1000).fit(scaled, label.numpy())
-    ours = fit_softmax(x, torch.nn.functional.one_hot(label, 3).float(), penalty, steps=500)(x).softmax(-1)
+    ours = fit_softmax(x, torch.nn.functional.one_hot(label, 3).float(), [penalty], steps=500)(x).softmax(-1)
     np.testing.assert_allclose(ours.numpy(), reference.predict_proba(scaled), atol=2e-3)
+
+
+def test_softmax_regression_does_not_learn_noise_by_heart():
+    torch.manual_seed(3)
+    label = torch.randint(0, 3, (120,))
+    probe = fit_softmax(torch.randn(120, 100), torch.nn.functional.one_hot(label, 3).float())
+    assert probe(torch.randn(50, 100)).softmax(-1).max() < 0.6
 
 
 # ---- neighbours ----
