@@ -6,6 +6,7 @@ hands the newest of each to the one worker thread, which decides, limits and pub
 
 from __future__ import annotations
 
+import gc
 import sys
 import time
 from collections.abc import Callable
@@ -86,7 +87,8 @@ class PolicyNode(LifecycleNode):
         self._made.append(partial(self.destroy_publisher, publisher))
 
         def send(command_A: np.ndarray) -> None:
-            publisher.publish(make_command(command_A, self.get_clock().now().to_msg()))
+            if self.context.ok():  # after a signal nothing can be sent
+                publisher.publish(make_command(command_A, self.get_clock().now().to_msg()))
 
         acting = Acting(policy, limits, settings, decode, send)
         self._acting = acting
@@ -99,6 +101,8 @@ class PolicyNode(LifecycleNode):
             f"configured: {settings.policy or 'policy'}, {policy.shape.action_size} numbers as "
             f"{settings.command_type} at {settings.rate_hz:g} Hz, inputs {', '.join(self._watch.topics)}"
         )
+        gc.collect()
+        gc.freeze()  # the policy and all modules: no later collection walks through them
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -161,7 +165,7 @@ class PolicyNode(LifecycleNode):
         self._topics, self._watch = topics, Watch(tuple(topics.values()))
 
     def _stop_commanding(self) -> None:
-        if self._is_active and self._acting is not None and self.context.ok():  # after a signal nothing can be sent
+        if self._is_active and self._acting is not None:
             self._acting.hold()
         self._is_active = False
 
@@ -171,6 +175,8 @@ class PolicyNode(LifecycleNode):
             self._made.pop()()
         self._worker, self._acting = None, None
         self._forget_inputs()
+        gc.unfreeze()
+        gc.collect()
 
     # ---- callbacks: they keep the newest ----
 
@@ -301,7 +307,9 @@ class PolicyNode(LifecycleNode):
 
 def main(args: list[str] | None = None, *, policy_factory: PolicyFactory = LeRobotPolicy) -> None:
     """Run the node until SIGINT or SIGTERM."""
-    sys.exit(run(partial(PolicyNode, policy_factory=policy_factory), args))
+    code = run(partial(PolicyNode, policy_factory=policy_factory), args)
+    gc.freeze()  # or leaving Python walks through all of LeRobot
+    sys.exit(code)
 
 
 if __name__ == "__main__":
