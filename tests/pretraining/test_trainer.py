@@ -49,6 +49,15 @@ def program(
     return subprocess.Popen([*launcher, PROGRAM, folder, json.dumps(changes or {})], env=environment)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def one_thread():
+    """The programs below have one thread: sums over more come out another way in the last digit."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory) -> Path:
     """An uninterrupted run."""

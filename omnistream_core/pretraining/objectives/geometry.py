@@ -19,6 +19,7 @@ from omnistream_core.geometry import (
     points_from_rays,
     ray_map,
 )
+from omnistream_core.pretraining.objectives.processes import mean_of
 from omnistream_core.types import GeometryOutput
 
 
@@ -124,8 +125,8 @@ def camera_terms(
 
 
 def _masked_mean(values: Tensor, valid: Tensor, dims: tuple[int, ...] | None = None) -> Tensor:
-    """Mean over valid entries, of all or along ``dims``; 0 where there are none."""
+    """Mean over valid entries, of all (and of all processes) or along ``dims``; 0 where there are none."""
     kept = torch.where(valid, values, torch.zeros_like(values))
     if dims is None:
-        return kept.sum() / valid.sum().clamp(min=1)
+        return mean_of(kept.sum(), valid.sum())
     return kept.sum(dims) / valid.sum(dims).clamp(min=1)

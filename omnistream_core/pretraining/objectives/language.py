@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnistream_core.heads.language import IGNORED
+from omnistream_core.pretraining.objectives.processes import mean_of
 
 
 def answer_loss(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:
@@ -17,4 +18,4 @@ def answer_loss(logits_BLV: Tensor, labels_BL: Tensor) -> Tensor:
     """
     logits, labels = logits_BLV[:, :-1].float(), labels_BL[:, 1:]
     summed = F.cross_entropy(logits.flatten(0, 1), labels.flatten(), ignore_index=IGNORED, reduction="sum")
-    return summed / (labels != IGNORED).sum().clamp(min=1)
+    return mean_of(summed, (labels != IGNORED).sum())

@@ -12,12 +12,12 @@ Across processes every sum runs over the whole batch, so that many processes com
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor
+
+from omnistream_core.pretraining.objectives.processes import gathered, largest, rank, summed
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,11 +38,11 @@ def sinkhorn_knopp(logits_XK: Tensor, temperature: float, *, iterations: int = 3
     """
     logits_XK = logits_XK.float() / temperature
     lowest_1 = logits_XK.new_full((1,), -1e30)  # a process may have no row at all
-    largest = _largest(torch.cat((logits_XK.flatten(), lowest_1)).max())
-    q_XK = (logits_XK - largest).exp()  # one factor for all: nothing overflows
-    rows = _summed(q_XK.new_tensor(float(len(q_XK))))
+    top = largest(torch.cat((logits_XK.flatten(), lowest_1)).max())
+    q_XK = (logits_XK - top).exp()  # one factor for all: nothing overflows
+    rows = summed(q_XK.new_tensor(float(len(q_XK))))
     for _ in range(iterations):
-        per_prototype_K = _summed(q_XK.sum(dim=0)).clamp(min=1e-12)
+        per_prototype_K = summed(q_XK.sum(dim=0)).clamp(min=1e-12)
         q_XK = q_XK / per_prototype_K * (rows / q_XK.shape[1])
         q_XK = q_XK / q_XK.sum(dim=1, keepdim=True)
     return q_XK
@@ -84,10 +84,10 @@ def koleo_loss(cls_TBD: Tensor) -> Tensor:
     Frames of one clip are alike and may be: only frames of the same time are compared. 0 for a single clip.
     """
     own_TBD = F.normalize(cls_TBD.float(), dim=-1)
-    all_TAD = _gathered(own_TBD.transpose(0, 1)).transpose(0, 1)
+    all_TAD = gathered(own_TBD.transpose(0, 1)).transpose(0, 1)
     if all_TAD.shape[1] < 2:
         return own_TBD.sum() * 0
-    first = _rank() * own_TBD.shape[1]
+    first = rank() * own_TBD.shape[1]
     with torch.no_grad():
         similar_TBA = own_TBD @ all_TAD.mT
         similar_TBA[:, :, first : first + own_TBD.shape[1]].diagonal(dim1=1, dim2=2).fill_(-2)
@@ -100,47 +100,3 @@ def gram_loss(student_XND: Tensor, anchor_XND: Tensor) -> Tensor:
     """Mean squared difference of the cosine similarities of all pairs of patches, student's against anchor's."""
     student, anchor = (F.normalize(x.float(), dim=-1) for x in (student_XND, anchor_XND))
     return F.mse_loss(student @ student.mT, anchor @ anchor.mT)
-
-
-# ---- many processes ----
-
-
-def _many() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
-
-
-def _rank() -> int:
-    return dist.get_rank() if _many() else 0
-
-
-def _summed(value: Tensor) -> Tensor:
-    if _many():
-        dist.all_reduce(value)
-    return value
-
-
-def _largest(value: Tensor) -> Tensor:
-    if _many():
-        dist.all_reduce(value, dist.ReduceOp.MAX)
-    return value
-
-
-def _gathered(x_BTD: Tensor) -> Tensor:
-    """Rows of all processes one after the other; gradients find their way back."""
-    return torch.cat(list(_Gather.apply(x_BTD))) if _many() else x_BTD
-
-
-class _Gather(torch.autograd.Function):
-    """All processes' tensors; each gets back the sum of what all processes' losses say of its own."""
-
-    @staticmethod
-    def forward(ctx: Any, x: Tensor) -> tuple[Tensor, ...]:
-        parts = [torch.empty_like(x, memory_format=torch.contiguous_format) for _ in range(dist.get_world_size())]
-        dist.all_gather(parts, x.contiguous())
-        return tuple(parts)
-
-    @staticmethod
-    def backward(ctx: Any, *grads: Tensor) -> Tensor:
-        summed = torch.stack(grads)
-        dist.all_reduce(summed)
-        return summed[dist.get_rank()]
