@@ -1,6 +1,6 @@
 # `make help` lists what there is.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-slow lint format train-tiny lock clean
+.PHONY: help setup demo test test-slow lint format bench-check train-tiny lock clean
 
 BIN := .venv/bin
 # MuJoCo's renderer without a screen: the GPU through EGL where there is one; else OSMesa, on idle cores as fast as EGL
@@ -34,8 +34,11 @@ format: setup ## put the code into the project's format
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+bench-check: setup ## measure the ratios of the streaming engine again; fails when one has fallen by a fifth
+	$(BIN)/python -m benchmarks.check
+
 train-tiny: setup ## pre-train the tiny model on the procedural world, on a CPU
-	$(BIN)/python training/pretrain_tiny.py --out runs/tiny
+	$(BIN)/python -m training.pretrain tiny --out runs/tiny
 
 lock: setup ## write requirements.txt anew from requirements.in
 	$(BIN)/uv pip compile --quiet --upgrade --python-version 3.12 --override requirements-override.txt \

@@ -15,12 +15,13 @@ EXTRAS = {
         "rerun-sdk>=0.22",
         "matplotlib",
     ],
+    "export": ["onnx", "onnxscript", "onnxruntime"],
     "eval": ["evo", "scikit-learn", "scipy", "transformers>=4.56"],
     "train": ["tensorboard", "transformers>=4.56"],
     "test": ["pytest>=8", "pytest-timeout", "hypothesis"],
 }
 EXTRAS["all"] = sorted(
-    {requirement for extra in ("sources", "sinks", "eval", "train") for requirement in EXTRAS[extra]}
+    {requirement for extra in ("sources", "sinks", "export", "eval", "train") for requirement in EXTRAS[extra]}
 )
 EXTRAS["dev"] = [*EXTRAS["all"], *EXTRAS["test"], "ruff", "mypy", "pre-commit"]
 
@@ -40,7 +41,7 @@ setup(
         "Topic :: Scientific/Engineering :: Image Recognition",
     ],
     packages=find_packages(include=["omnistream_core", "omnistream_core.*"]),
-    package_data={"omnistream_core": ["checkpoints/**", "assets/**", "py.typed"]},
+    package_data={"omnistream_core": ["checkpoints/**", "assets/**", "native/*.cpp", "py.typed"]},
     python_requires=">=3.10",
     install_requires=[
         "torch>=2.7",

@@ -1,10 +1,11 @@
 """What the perception node adds to the time of the model: a camera, the node and a reader as three processes.
 
-    .venv/bin/python benchmarks/ros_latency.py --install ros2_ws/install [--seconds 20]
+    .venv/bin/python benchmarks/ros_latency.py --install ros2_ws/install [--seconds 20] [--json FILE]
 
 The model is a stand-in that sleeps for a given time, so that what remains is the node and its transport: an image's age
-when its depth has arrived, less the model's step. Three rows: 0 ms for the latency, 20 ms for the rate, 100 ms for the
-dropping. Prints a Markdown table and JSON.
+when its depth has arrived, less the model's step. In the first row a relay takes the node's place, which publishes a
+depth image of the same size for each image and does nothing else: the least that rclpy takes on this machine. Prints a
+Markdown table.
 """
 
 from __future__ import annotations
@@ -32,8 +33,36 @@ from build import installed_environment  # noqa: E402
 from ros_harness import TRANSPORT, Process, Workspace, image_message, info_message, new_domain, picture  # noqa: E402
 
 SIZE_HW, RATE_HZ = (480, 640), 30.0
-STEPS_MS = (0, 20, 100)
-READINGS = {"depth": ("depth/image",), "depth + points": ("depth/image", "points")}
+TRANSPORT_HERE = TRANSPORT | {"ROS_PYTHON_CHECK_FIELDS": "0"}  # as on a robot; the checks are for tests
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """One row of the table.
+
+    Attributes:
+        name: in the table.
+        step_ms: of the stand-in for the model.
+        topics: that the reader reads; the last one is timed.
+        node: process between camera and reader: ``node`` or ``relay``.
+        reader: ``keeps`` the memory of its messages as the node does, or gives it back as glibc does by ``default``.
+    """
+
+    name: str
+    step_ms: int = 0
+    topics: tuple[str, ...] = ("depth/image",)
+    node: str = "node"
+    reader: str = "keeps"
+
+
+CASES = (
+    Case(name="relay", node="relay"),
+    Case(name="depth"),
+    Case(name="depth, reader's memory not kept", reader="default"),
+    Case(name="depth and points", topics=("depth/image", "points")),
+    Case(name="depth, model of 20 ms", step_ms=20),
+    Case(name="depth, model of 100 ms", step_ms=100),
+)
 
 
 class StandIn:
@@ -95,6 +124,35 @@ def node_process(step_ms: str, log: str) -> None:
     )
 
 
+def relay_process(_: str, log: str) -> None:
+    """In the node's place: an image comes, a depth image goes, nothing between."""
+    from rclpy.node import Node
+    from rclpy.qos import qos_profile_sensor_data
+    from sensor_msgs.msg import Image
+
+    from omnistream_ros.running import run
+
+    depth = image_message(np.ones(SIZE_HW, np.float32), 0, encoding="32FC1")
+
+    def make() -> Node:
+        node = Node("perception_node")
+        publisher = node.create_publisher(Image, "~/depth/image", 5)
+
+        def hand_on(image: Any) -> None:
+            depth.header = image.header
+            publisher.publish(depth)
+            stamps_ns.append(image.header.stamp.sec * 10**9 + image.header.stamp.nanosec)
+
+        node.create_subscription(Image, "image_raw", hand_on, qos_profile_sensor_data)
+        print("configured", flush=True)
+        return node
+
+    stamps_ns: list[int] = []
+    code = run(make)
+    Path(log).write_text("".join(f"{stamp_ns} 0\n" for stamp_ns in stamps_ns))
+    sys.exit(code)
+
+
 def camera_process(seconds: str) -> None:
     """A camera at 30 Hz: the stamp is the time at which the message is handed to the middleware."""
     import rclpy
@@ -116,19 +174,23 @@ def camera_process(seconds: str) -> None:
         stamp_ns = time.time_ns()
         for header in (message.header, info.header):
             header.stamp.sec, header.stamp.nanosec = stamp_ns // 10**9, stamp_ns % 10**9
+        images.publish(message)  # in the order of image_transport's CameraPublisher
         infos.publish(info)
-        images.publish(message)
     print(f"sent {count}", flush=True)
     rclpy.try_shutdown()
 
 
-def reader_process(out: str, *topics: str) -> None:
+def reader_process(out: str, memory: str, *topics: str) -> None:
     """When which stamp arrived on the last of the topics."""
     import rclpy
     from rclpy.executors import ExternalShutdownException
     from rclpy.node import Node
     from sensor_msgs.msg import Image, PointCloud2
 
+    from omnistream_ros.running import keep_freed_memory
+
+    if memory == "keeps":
+        keep_freed_memory()
     rclpy.init()
     node = Node("reader")
     arrivals: list[tuple[int, int]] = []
@@ -150,10 +212,9 @@ def reader_process(out: str, *topics: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class Row:
-    """One row of the table."""
+    """What was measured of one case."""
 
-    step_ms: int
-    reading: str
+    case: str
     sent: int
     received: int
     output_hz: float
@@ -164,12 +225,12 @@ class Row:
     node_cpu_ms: float
 
 
-def measure(workspace: Workspace, folder: Path, step_ms: int, reading: str, seconds: float) -> Row:
+def measure(workspace: Workspace, folder: Path, case: Case, seconds: float) -> Row:
     domain, here = new_domain(), Path(__file__)
     steps, arrivals = folder / "steps", folder / "arrivals"
     with (
-        workspace.script(here, domain, "node", str(step_ms), str(steps)) as node,
-        workspace.script(here, domain, "reader", str(arrivals), *READINGS[reading]) as reader,
+        workspace.script(here, domain, case.node, str(case.step_ms), str(steps)) as node,
+        workspace.script(here, domain, "reader", str(arrivals), case.reader, *case.topics) as reader,
     ):
         node.wait_for("configured")
         reader.wait_for("reading")
@@ -180,7 +241,7 @@ def measure(workspace: Workspace, folder: Path, step_ms: int, reading: str, seco
         cpu_s = cpu_seconds(node) - before_s
         reader.stop(signal.SIGINT)
         assert node.stop(signal.SIGINT) == 0, node.text()
-    return _row(step_ms, reading, sent, steps, json.loads(arrivals.read_text()), cpu_s)
+    return _row(case, sent, steps, json.loads(arrivals.read_text()), cpu_s)
 
 
 def cpu_seconds(process: Process) -> float:
@@ -194,7 +255,7 @@ def _sent(camera: Process, seconds: float) -> int:
     return int(camera.text().split("sent ")[1].split()[0])
 
 
-def _row(step_ms: int, reading: str, sent: int, steps: Path, arrivals: list[list[int]], cpu_s: float) -> Row:
+def _row(case: Case, sent: int, steps: Path, arrivals: list[list[int]], cpu_s: float) -> Row:
     step_ns = {int(stamp): int(value) for stamp, value in (line.split() for line in steps.read_text().splitlines())}
     settled = arrivals[len(arrivals) // 10 :]
     age_ms = np.array([(arrived - stamp) / 1e6 for stamp, arrived in settled])
@@ -202,8 +263,7 @@ def _row(step_ms: int, reading: str, sent: int, steps: Path, arrivals: list[list
     half = len(age_ms) // 2
     duration_s = (arrivals[-1][1] - arrivals[0][1]) / 1e9
     return Row(
-        step_ms=step_ms,
-        reading=reading,
+        case=case.name,
         sent=sent,
         received=len(arrivals),
         output_hz=(len(arrivals) - 1) / duration_s,
@@ -215,45 +275,49 @@ def _row(step_ms: int, reading: str, sent: int, steps: Path, arrivals: list[list
     )
 
 
-def markdown(rows: list[Row]) -> str:
+def machine() -> str:
+    """What the figures hold for."""
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
-    lines = [
+    return (
         f"{platform.machine()}, {os.cpu_count()} cores, load average {load}; {SIZE_HW[1]}x{SIZE_HW[0]} rgb8 at "
-        f"{RATE_HZ:g} Hz, depth 32FC1, cloud float32 at stride 2.",
-        "",
-        "| model's step | read | sent | output | rate | added p50 | added p95 | age p95 | growth of age |"
-        " CPU of the node |",
-        "|---|---|---|---|---|---|---|---|---|---|",
+        f"{RATE_HZ:g} Hz, depth 32FC1, cloud float32 at stride 2."
+    )
+
+
+def markdown(rows: list[Row]) -> str:
+    lines = [
+        "| what is read | sent | received | rate | added p50 | added p95 | age p95 | growth of age | CPU of the node |",
+        "|---|---|---|---|---|---|---|---|---|",
     ]
     for row in rows:
         lines.append(
-            f"| {row.step_ms} ms | {row.reading} | {row.sent} | {row.received} | {row.output_hz:.1f} Hz | "
-            f"{row.added_ms_p50:.1f} ms | {row.added_ms_p95:.1f} ms | {row.age_ms_p95:.1f} ms | "
-            f"{row.age_ms_growth:+.1f} ms | "
+            f"| {row.case} | {row.sent} | {row.received} | {row.output_hz:.1f} Hz | {row.added_ms_p50:.1f} ms | "
+            f"{row.added_ms_p95:.1f} ms | {row.age_ms_p95:.1f} ms | {row.age_ms_growth:+.1f} ms | "
             f"{row.node_cpu_ms:.1f} ms/image |"
         )
     return "\n".join(lines)
 
 
 def main() -> None:
-    processes = {"node": node_process, "camera": camera_process, "reader": reader_process}
+    processes = {"node": node_process, "relay": relay_process, "camera": camera_process, "reader": reader_process}
     if len(sys.argv) > 1 and sys.argv[1] in processes:
         processes[sys.argv[1]](*sys.argv[2:])
         return
     parser = argparse.ArgumentParser(description="Latency that the perception node adds to the model's.")
     parser.add_argument("--install", type=Path, default=ROOT / "ros2_ws" / "install", help="of the built workspace")
     parser.add_argument("--seconds", type=float, default=20.0, help="of each row")
+    parser.add_argument("--json", type=Path, help="file that receives the figures")
     arguments = parser.parse_args()
-    os.environ.update(TRANSPORT)
     rows = []
     with tempfile.TemporaryDirectory() as folder:
-        workspace = Workspace(arguments.install, installed_environment(arguments.install), Path(folder))
-        for step_ms in STEPS_MS:
-            for reading in READINGS if step_ms == 0 else ("depth",):
-                rows.append(measure(workspace, Path(folder), step_ms, reading, arguments.seconds))
-                print(rows[-1], file=sys.stderr, flush=True)
-    print(markdown(rows))
-    print(json.dumps([vars(row) for row in rows]))
+        env = installed_environment(arguments.install)
+        workspace = Workspace(arguments.install, env, Path(folder), transport=TRANSPORT_HERE)
+        for case in CASES:
+            rows.append(measure(workspace, Path(folder), case, arguments.seconds))
+            print(rows[-1], file=sys.stderr, flush=True)
+    print(f"{machine()}\n\n{markdown(rows)}")
+    if arguments.json:
+        arguments.json.write_text(json.dumps({"machine": machine(), "rows": [vars(row) for row in rows]}, indent=1))
 
 
 if __name__ == "__main__":

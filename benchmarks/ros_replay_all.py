@@ -24,7 +24,7 @@ for folder in (ROOT / "tests" / "ros", ROOT / "ros2_ws", ROOT / "ros2_ws" / "src
     sys.path.insert(0, str(folder))
 
 from build import installed_environment  # noqa: E402
-from ros_harness import TRANSPORT, Peer, Workspace, new_domain  # noqa: E402
+from ros_harness import START_TIMEOUT_S, TRANSPORT, Peer, Workspace, new_domain  # noqa: E402
 
 RATE_HZ, START_NS = 10.0, 1_600_000_000_000_000_000
 PARAMETERS = {"map_voxel_m": 0.03, "map_update_s": 0.0, "map_stride": 2, "map_period_s": 0.2, "points_max_depth_m": 8.0}
@@ -39,6 +39,7 @@ class Row:
     received: int
     processed: int
     dropped: int
+    refused: str
     published: int
     heard: int
     resets: int
@@ -128,6 +129,7 @@ class Bench:
             name=recording.name,
             played=played,
             **{name: int(figures[name]) for name in ("received", "processed", "published", "resets")},
+            refused=figures["refused"],
             dropped=int(figures["dropped for a newer image"]) + int(figures["dropped out of order"]),
             heard=self._poses,
             step_ms=figures["step ms p50 p95"],
@@ -136,10 +138,16 @@ class Bench:
         )
         return row, cloud
 
-    def close(self) -> None:
-        code = self._node.stop()
+    def __enter__(self) -> Bench:
+        self.peer.until(lambda: self.peer.heard["/diagnostics"], START_TIMEOUT_S, "the node")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.peer.close()
-        assert code == 0, self._node.text()
+        if kind is not None:
+            self._node.kill()
+        elif self._node.stop() != 0:
+            raise RuntimeError(self._node.text())
 
 
 def save_picture(cloud: np.ndarray, path: Path, voxel_m: float = PARAMETERS["map_voxel_m"]) -> None:
@@ -191,24 +199,27 @@ def main() -> None:
     parser.add_argument("--install", type=Path, default=ROOT / "ros2_ws" / "install", help="of the built workspace")
     parser.add_argument("--checkpoint", default="omnistream-tiny")
     parser.add_argument("--out", type=Path, default=ROOT / "out" / "ros")
-    parser.add_argument("--rate", type=float, default=1.0)
+    parser.add_argument("--rate", type=float, default=1.0, help="speed of playing over speed of recording")
+    parser.add_argument("--json", type=Path, help="file that receives the figures")
     arguments = parser.parse_args()
     os.environ.update(TRANSPORT)
     arguments.out.mkdir(parents=True, exist_ok=True)
     rows, clouds = [], {}
     with tempfile.TemporaryDirectory() as folder:
         workspace = Workspace(arguments.install, installed_environment(arguments.install), Path(folder))
-        bench = Bench(workspace, arguments.checkpoint)
-        for recording in arguments.recordings:
-            if (recording / "intrinsics.json").exists():
-                write_bag(recording, Path(folder) / recording.name)
-                recording = Path(folder) / recording.name
-            row, cloud = bench.play(recording, arguments.rate)
-            print(row, file=sys.stderr, flush=True)
-            rows.append(row)
-            clouds[row.name] = cloud
-        bench.close()
+        with Bench(workspace, arguments.checkpoint) as bench:
+            for recording in arguments.recordings:
+                if (recording / "intrinsics.json").exists():
+                    write_bag(recording, Path(folder) / recording.name)
+                    recording = Path(folder) / recording.name
+                row, cloud = bench.play(recording, arguments.rate)
+                print(row, file=sys.stderr, flush=True)
+                rows.append(row)
+                clouds[row.name] = cloud
     print(markdown(rows), flush=True)
+    if arguments.json:
+        figures = {"checkpoint": arguments.checkpoint, "rate": arguments.rate, "rows": [vars(row) for row in rows]}
+        arguments.json.write_text(json.dumps(figures, indent=1) + "\n")
     for name, cloud in clouds.items():
         if len(cloud):
             save_picture(cloud, arguments.out / f"{name}.png")

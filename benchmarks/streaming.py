@@ -21,11 +21,8 @@ from __future__ import annotations
 import argparse
 import copy
 import json
-import platform
-import subprocess
 import time
 from collections.abc import Callable
-from datetime import datetime, timezone
 from functools import partial
 from pathlib import Path
 from statistics import median
@@ -35,6 +32,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from omnistream_core.backbone import Backbone
+from omnistream_core.bench.machine import facts
 from omnistream_core.cache import KVCache
 from omnistream_core.config import preset
 from omnistream_core.layers.rope3d import rope_tables, rotate
@@ -176,24 +174,6 @@ def build(name: str, dtype: torch.dtype) -> Backbone:
     return backbone.to(dtype)
 
 
-def machine() -> str:
-    """Name of the processor."""
-    for line in Path("/proc/cpuinfo").read_text().splitlines() if Path("/proc/cpuinfo").exists() else []:
-        if line.startswith("model name"):
-            return line.split(":", 1)[1].strip()
-    return platform.processor() or platform.machine()
-
-
-def commit() -> str:
-    """Commit of the code that is measured, ``-dirty`` where files of the core differ from it; "" outside git."""
-    root = Path(__file__).resolve().parents[1]
-
-    def git(*words: str) -> str:
-        return subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True).stdout.strip()
-
-    return git("rev-parse", "--short=12", "HEAD") + ("-dirty" if git("status", "--short", "omnistream_core") else "")
-
-
 def table(rows: list[dict]) -> str:
     """The rows as text: one line a dtype and frame."""
     by_case: dict[tuple[str, int], dict[str, float]] = {}
@@ -247,22 +227,17 @@ def main() -> None:
     rows = measure(cases, options.repeats, options.recompute_repeats, CLOCKS[options.clock])
     print(table(rows))
     if options.json:
-        facts = {
-            "machine": machine(),
-            "threads": options.threads,
+        known = {
             "clock": options.clock,
-            "torch": torch.__version__,
             "preset": options.preset,
             "image_px": [options.size, options.size],
             "part": "backbone",
             "window": WINDOW,
             "sink": SINK,
             "repeats": {"recompute": options.recompute_repeats, "others": options.repeats},
-            "commit": commit(),
-            "date": datetime.now(timezone.utc).date().isoformat(),
         }
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n")
+        options.json.write_text(json.dumps(facts("cpu", options.threads) | known | {"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import Parameter
 
-from omnistream_core.cache import KVCache
+from omnistream_core.cache import FrameSlots, KVCache
 from omnistream_core.config import BackboneConfig
 from omnistream_core.layers.block import Block
 from omnistream_core.layers.rope3d import rope_tables
@@ -95,7 +95,9 @@ class Backbone(nn.Module):
         grid_hw = self.grid_hw((height, width))
         rows = list(range(b if cache is None else cache.streams)) if rows is None else list(rows)
         if cache is not None:
-            _check_cache(cache, grid_hw, rows, b, visible_TT)
+            check_cache(cache, grid_hw, rows, b)
+            if visible_TT is not None:
+                raise ValueError("visible_TT and a cache exclude each other: the cache's window says what is visible")
             if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
                 raise ValueError("a cache keeps no gradients: call under torch.inference_mode() or torch.no_grad()")
             cache.reserve(rows, t)
@@ -112,7 +114,7 @@ class Backbone(nn.Module):
                 levels.append(self._patches(x_BSD, t))
         if cache is not None:
             cache.advance(rows, t)
-        return self._output(self.norm(x_BSD).unflatten(1, (t, -1)), tuple(levels), grid_hw)
+        return self.output(self.norm(x_BSD).unflatten(1, (t, -1)), tuple(levels), grid_hw)
 
     def embed(self, images_BT3HW: Tensor, frame_index_BT: Tensor, mask_BTN: Tensor | None = None) -> Tensor:
         """(B, T, P, D) tokens before the first block."""
@@ -125,7 +127,7 @@ class Backbone(nn.Module):
         if self.config.camera_token:
             cam_BTD = self.cam_token[later_BT]
             if self.config.aspect_embedding:
-                log_aspect = cam_BTD.new_tensor([math.log(height / width)])
+                log_aspect = cam_BTD.new_full((1,), math.log(height / width))  # filled on the device, not copied to it
                 cam_BTD = cam_BTD + self.aspect_embed(log_aspect)
             prefix.append(cam_BTD[:, :, None])
         prefix.append(self.register_tokens[later_BT])
@@ -154,7 +156,8 @@ class Backbone(nn.Module):
     def _patches(self, x_BSD: Tensor, frames: int) -> Tensor:
         return x_BSD.unflatten(1, (frames, -1))[:, :, self.config.prefix_tokens :]
 
-    def _output(self, x_BTPD: Tensor, levels: tuple[Tensor, ...], grid_hw: tuple[int, int]) -> BackboneOutput:
+    def output(self, x_BTPD: Tensor, levels: tuple[Tensor, ...], grid_hw: tuple[int, int]) -> BackboneOutput:
+        """The record of normed tokens and of the patches after the chosen blocks."""
         prefix = self.config.prefix_tokens
         return BackboneOutput(
             patches_BTND=x_BTPD[:, :, prefix:],
@@ -166,12 +169,9 @@ class Backbone(nn.Module):
         )
 
 
-def _check_cache(
-    cache: KVCache, grid_hw: tuple[int, int], rows: list[int], batch: int, visible_TT: Tensor | None
-) -> None:
+def check_cache(cache: FrameSlots, grid_hw: tuple[int, int], rows: list[int], batch: int) -> None:
+    """Raises ``ValueError`` where a batch of images does not fit the memory it is given with."""
     if cache.grid_hw != grid_hw:
         raise ValueError(f"images of {grid_hw} patches do not fit a cache of {cache.grid_hw} patches")
     if len(rows) != batch or len(set(rows)) != batch or not all(0 <= row < cache.streams for row in rows):
         raise ValueError(f"rows {rows} for a batch of {batch}: {batch} distinct of 0..{cache.streams - 1} are needed")
-    if visible_TT is not None:
-        raise ValueError("visible_TT and a cache exclude each other: the cache's window says what is visible")

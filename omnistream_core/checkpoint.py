@@ -23,6 +23,7 @@ from omnistream_core.errors import CheckpointError
 
 BUNDLED = Path(__file__).parent / "checkpoints"
 CONFIG_NAME, WEIGHTS_NAME = "config.json", "model.safetensors"
+SHARD_PATTERN = "model{suffix}.safetensors"
 MODEL_TYPE = "omnistream"
 PICKLES = (".pt", ".pth", ".bin", ".ckpt", ".pkl")
 
@@ -90,15 +91,35 @@ def _in_our_layout(
     )
 
 
-def write_checkpoint(folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor]) -> None:
-    """Write ``config.json`` and ``model.safetensors`` into ``folder``, made where it is missing."""
+def write_checkpoint(
+    folder: Path, config: ModelConfig, tensors: Mapping[str, Tensor], *, shard_bytes: int | None = None
+) -> None:
+    """Write ``config.json`` and ``model.safetensors`` into ``folder``, made where it is missing.
+
+    Args:
+        shard_bytes: where the weights need more, they become several files of at most so many bytes, with an index, as
+            `transformers` writes them; None writes one file.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / CONFIG_NAME).write_text(json.dumps({"model_type": MODEL_TYPE} | config.to_dict(), indent=1) + "\n")
-    save_file({k: v.detach().cpu().contiguous() for k, v in tensors.items()}, folder / WEIGHTS_NAME, {"format": "pt"})
+    kept = {k: v.detach().cpu().contiguous() for k, v in tensors.items()}
+    if shard_bytes is None:
+        save_file(kept, folder / WEIGHTS_NAME, {"format": "pt"})
+        return
+    from huggingface_hub import split_torch_state_dict_into_shards
+
+    split = split_torch_state_dict_into_shards(kept, max_shard_size=shard_bytes, filename_pattern=SHARD_PATTERN)
+    for name, keys in split.filename_to_tensors.items():
+        save_file({k: kept[k] for k in keys}, folder / name, {"format": "pt"})
+    if split.is_sharded:
+        index = {"metadata": split.metadata, "weight_map": split.tensor_to_filename}
+        (folder / (WEIGHTS_NAME + ".index.json")).write_text(json.dumps(index, indent=1) + "\n")
 
 
-def load_strictly(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: str | Path) -> None:
-    """Copy ``tensors`` into ``module``.
+def load_strictly(
+    module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: str | Path, *, assign: bool = False
+) -> None:
+    """Copy ``tensors`` into ``module``, or make them its parameters.
 
     Raises:
         CheckpointError: the first key that is missing, too many, or of another shape, with both shapes.
@@ -114,7 +135,7 @@ def load_strictly(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin
     for key, value in tensors.items():
         if key not in expected:
             raise CheckpointError(f"{origin}: tensor {key!r} {tuple(value.shape)} is not part of the model")
-    module.load_state_dict(tensors, strict=True)
+    module.load_state_dict(tensors, strict=True, assign=assign)
 
 
 def map_keys(
@@ -127,7 +148,7 @@ def map_keys(
 
 # --- the official release -------------------------------------------------------------------------------------------
 
-_OFFICIAL = {
+OFFICIAL_NAMES = {
     "cls_token": "cls_token",
     "mask_token": "mask_token",
     "camera_token": "cam_token",
@@ -167,7 +188,7 @@ def official_key(camera_token: bool) -> Callable[[str], str | None]:
         key = key.removeprefix("patch_embed.")
         if not camera_token and key.startswith(("camera_token", "ar_embedder")):
             return None
-        for theirs, ours in _OFFICIAL.items():
+        for theirs, ours in OFFICIAL_NAMES.items():
             if key == theirs or key.startswith(theirs + "."):
                 return "backbone." + ours + key.removeprefix(theirs)
         return "backbone." + key.replace("ls1.gamma", "scale1").replace("ls2.gamma", "scale2")

@@ -1,4 +1,4 @@
-"""The command line: ``omnistream run | demo | info | convert | verify | eval``.
+"""The command line: ``omnistream run | demo | info | convert | verify | export | bench | eval``.
 
 Bad input gets one clear line and exit code 2; what was already produced stays, properly closed.
 """
@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import re
 import sys
 from pathlib import Path
 from typing import Annotated, Any
@@ -137,6 +138,72 @@ def verify(
     Console().print(table)
     if not all(value <= tol for value in differences.values()):
         raise typer.Exit(1)
+
+
+@app.command(epilog="Example: `omnistream export out/step.onnx --size 96x128 --window 8`")
+def export(
+    out: Annotated[Path, typer.Argument(help="File to write: .onnx, or .pt2 for an AOTInductor package.")],
+    model: Checkpoint = DEFAULT_CHECKPOINT,
+    size: Annotated[str, typer.Option(help="Rows x columns of the model's image, pixels.")] = "224x224",
+    window: Annotated[int, typer.Option(help="Recent frames kept in memory.", min=1)] = 16,
+    sink: Sink = 1,
+    device: Device = "cpu",
+    dtype: Precision = "float32",
+) -> None:
+    """Write the streaming step, its memory an explicit state, for ONNX Runtime, TensorRT or AOTInductor."""
+    import torch
+
+    from omnistream_core.export import StreamStep
+    from omnistream_core.export import export as write
+    from omnistream_core.model import OmniStreamModel
+
+    forms = {".onnx": "onnx", ".pt2": "aoti"}
+    if out.suffix not in forms or not re.fullmatch(r"\d+x\d+", size):
+        raise ConfigError(f"export to {out.name!r} at {size!r}: a file of {sorted(forms)} and ROWSxCOLUMNS are needed")
+    kind = getattr(torch, StreamConfig(dtype=dtype).dtype)  # type: ignore[arg-type]
+    loaded = OmniStreamModel.from_pretrained(model, device=device, dtype=kind)
+    rows, columns = (int(n) for n in size.split("x"))
+    step = StreamStep(loaded, image_hw=(rows, columns), window=window, sink=sink)
+    Console().print(f"{write(step, out, forms[out.suffix])}: {len(step.state_names)} tensors of state, window {window}")
+
+
+@app.command(epilog="Example: `omnistream bench --official path/to/checkout --json out/bench.json`")
+def bench(
+    json_file: JsonFile = None,
+    preset: Annotated[str, typer.Option(help="Size of the model: tiny, small, base, large.")] = "small",
+    size: Annotated[int, typer.Option(help="Side of the square image, pixels.", min=16)] = 224,
+    frames: Annotated[str, typer.Option(help="Comma-separated numbers of the frames to time.")] = "20,40",
+    dtypes: Annotated[str, typer.Option(help="Comma-separated: float32,bfloat16,float16.")] = "float32,bfloat16",
+    window: Annotated[int, typer.Option(help="Recent frames of the bounded memory.", min=1)] = 8,
+    sink: Sink = 1,
+    device: Device = "cpu",
+    engine: Annotated[str, typer.Option(help="auto, torch or native.")] = "auto",
+    threads: Annotated[int, typer.Option(help="Threads of torch and of the native kernels.", min=1)] = 2,
+    repeats: Annotated[int, typer.Option(help="Of every step; the median counts.", min=2)] = 7,
+    official: Annotated[Path | None, typer.Option(help="Checkout of the official release, timed in turn.")] = None,
+) -> None:
+    """Time one live frame against what this machine could do at best, by stage, and against the official release."""
+    from omnistream_core.bench.report import tables
+    from omnistream_core.bench.run import BenchConfig, bench
+
+    config = BenchConfig(
+        preset=preset,
+        size_px=size,
+        frames=tuple(int(n) for n in frames.split(",")),
+        dtypes=tuple(dtypes.split(",")),
+        window=window,
+        sink=sink,
+        device=device,
+        engine=engine,
+        threads=threads,
+        repeats=repeats,
+        official=official,
+    )
+    console = Console()
+    figures = bench(config, say=console.print)
+    for table in tables(figures):
+        console.print(table)
+    _write_json(figures, json_file)
 
 
 @eval_app.command("folder", epilog="Example: `omnistream eval folder --root hololens_office --json out/eval.json`")

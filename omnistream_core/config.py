@@ -11,6 +11,8 @@ from omnistream_core.errors import ConfigError
 
 RopeLayout = Literal["paired", "official"]
 DType = Literal["float32", "bfloat16", "float16"]
+CacheDType = Literal["float32", "bfloat16", "float16", "int8", "float8_e4m3fn"]
+Engine = Literal["auto", "torch", "native"]
 
 
 def _require(condition: bool, message: str) -> None:
@@ -207,11 +209,20 @@ class StreamConfig:
     """How a session runs a model.
 
     Attributes:
-        window: recent frames kept in memory, the newest included; None keeps all, memory then grows.
+        window: recent frames kept in memory, the newest included; None keeps all, memory then grows, unless
+            ``cache_mb`` bounds it: then as many as fit.
         sink: first frames of a stream that are kept for ever beside the window.
+        older: slots for frames that have left the window; 0 forgets them.
+        older_every: frames in a row that share such a slot.
+        older_mean: whether it holds the mean of their keys and values, or the first of them.
+        cache_mb: bound of the memory of one image size, all streams together, in units of 2^20 bytes.
         device: torch device.
         dtype: of weights and activations.
-        cache_dtype: of the key/value memory; None takes ``dtype``.
+        cache_dtype: of the key/value memory; None takes ``dtype``. int8 and float8_e4m3fn come with a scale a head and
+            channel.
+        engine: ``torch`` is the plain path; ``native`` the C++ kernels for CPUs (see ``packed.py``), built with g++ at
+            the first start; ``auto`` takes these on a CPU and captured graphs on CUDA (see ``graphed.py``) where they
+            serve, and the plain path where not.
         block_frames: an unbounded memory grows by at least this many frames at a time.
     """
 
@@ -219,20 +230,34 @@ class StreamConfig:
     sink: int = 1
     device: str = "cpu"
     dtype: DType = "float32"
-    cache_dtype: DType | None = None
+    cache_dtype: CacheDType | None = None
     block_frames: int = 16
+    older: int = 0
+    older_every: int = 4
+    older_mean: bool = True
+    cache_mb: float | None = None
+    engine: Engine = "auto"
 
     def __post_init__(self) -> None:
         if self.window is not None:
             _require_whole(self, "stream", 1, "window")
-        _require_whole(self, "stream", 0, "sink")
-        _require_whole(self, "stream", 1, "block_frames")
-        for name in ("dtype", "cache_dtype"):
-            value = getattr(self, name)
-            _require(
-                value in get_args(DType) or (name == "cache_dtype" and value is None),
-                f"stream {name} {value!r}: one of {get_args(DType)} is needed",
-            )
+        _require_whole(self, "stream", 0, "sink", "older")
+        _require_whole(self, "stream", 1, "block_frames", "older_every")
+        _require_flag(self, "stream", "older_mean")
+        _require(self.dtype in get_args(DType), f"stream dtype {self.dtype!r}: one of {get_args(DType)} is needed")
+        _require(
+            self.cache_dtype is None or self.cache_dtype in get_args(CacheDType),
+            f"stream cache_dtype {self.cache_dtype!r}: one of {get_args(CacheDType)} is needed",
+        )
+        _require(self.engine in get_args(Engine), f"stream engine {self.engine!r}: one of {get_args(Engine)} is needed")
+        _require(
+            self.cache_mb is None or (_is_finite(self.cache_mb) and self.cache_mb > 0),
+            f"stream cache_mb = {self.cache_mb!r}: a positive number, or None, is needed",
+        )
+        _require(
+            not self.older or self.window is not None or self.cache_mb is not None,
+            f"stream older = {self.older} without a window: nothing ever leaves a memory that keeps all",
+        )
 
 
 def _build(kind: type, values: dict[str, Any]) -> Any:

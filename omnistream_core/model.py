@@ -40,6 +40,10 @@ class GeometryHeads(nn.Module):
             fov_xy_rad_BT2=fov,
         )
 
+    def lay_out_for_streaming(self) -> None:
+        """Weights in channels_last: patch features lie so already, and no convolution need turn them around."""
+        self.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
     def init_weights(self) -> None:
         """First values: Kaiming for convolutions, 0.02 for linear layers, small outputs, no bias."""
         for module in self.modules():
@@ -94,14 +98,17 @@ class OmniStreamModel(nn.Module):
         config, tensors = read_checkpoint(folder, camera_token=camera_token)
         with torch.device("meta"):
             model = cls(config)
-        model.to_empty(device="cpu")
-        load_strictly(model, tensors, folder)
-        return model.to(device=device, dtype=dtype).eval()
+        typed = {key: value.to(device=device, dtype=dtype) for key, value in tensors.items()}
+        load_strictly(model, typed, folder, assign=True)  # not to_empty: from meta that imports all of sympy
+        return model.eval()
 
-    def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
-        """Write ``config.json`` and ``model.safetensors``, the weights as they are or in ``dtype``."""
+    def save_pretrained(
+        self, folder: str | Path, *, dtype: torch.dtype | None = None, shard_bytes: int | None = None
+    ) -> None:
+        """Write ``config.json`` and ``model.safetensors``, the weights as they are or in ``dtype``; in several files
+        where they need more than ``shard_bytes``."""
         tensors = {k: v if dtype is None else v.to(dtype) for k, v in self.state_dict().items()}
-        write_checkpoint(Path(folder), self.config, tensors)
+        write_checkpoint(Path(folder), self.config, tensors, shard_bytes=shard_bytes)
 
     def push_to_hub(self, repo_id: str, *, private: bool | None = None, dtype: torch.dtype | None = None) -> str:
         """Save and upload to the Hugging Face hub as ``repo_id``, made where it is missing; returns its address."""

@@ -5,20 +5,25 @@ Shape letters: B streams of a step, T = 1, D channels, h w patch grid, H W pixel
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from omnistream_core.cache import KVCache
+from omnistream_core.cache import FrameSlots, make_cache, retention_of
 from omnistream_core.config import StreamConfig
 from omnistream_core.errors import ConfigError
 from omnistream_core.geometry import intrinsics_from_fov, pose_matrix
+from omnistream_core.graphed import GraphedBackbone
 from omnistream_core.model import OmniStreamModel
+from omnistream_core.native import NativeUnavailable
+from omnistream_core.packed import NativeBackbone, check_native
 from omnistream_core.preprocess import model_size_hw, to_image_size, to_model
 from omnistream_core.types import (
     BackboneOutput,
@@ -29,6 +34,8 @@ from omnistream_core.types import (
     ModelOutput,
     Prediction,
 )
+
+_log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +63,7 @@ class StreamSession:
 
     Args:
         model: in evaluation mode; moved to the configuration's device and dtype.
-        config: window, sink, device, dtypes.
+        config: window, sink, device, dtypes, engine.
         streams: number of streams, numbered from 0.
     """
 
@@ -67,7 +74,11 @@ class StreamSession:
         self.streams = streams
         self._device, self._dtype = _device(self.config.device), getattr(torch, self.config.dtype)
         self.model = model.to(device=self._device, dtype=self._dtype).eval()
-        self._caches: dict[tuple[int, int], KVCache] = {}
+        if self.model.heads is not None:
+            self.model.heads.lay_out_for_streaming()
+        self._native = native_backbone(self.model, self.config)
+        self._graphed = GraphedBackbone(self.model.backbone) if _wants_graphs(self._device, self.config) else None
+        self._caches: dict[tuple[int, int], FrameSlots] = {}
         self._size_of_stream: dict[int, tuple[int, int]] = {}
         self._frames = self._resets = 0
         self._last_step_s = 0.0
@@ -88,6 +99,11 @@ class StreamSession:
             cache_bytes=sum(cache.nbytes for cache in self._caches.values()),
             last_step_s=self._last_step_s,
         )
+
+    @property
+    def engine(self) -> str:
+        """What computes the backbone: ``native`` kernels, a captured CUDA ``graph``, or ``torch``."""
+        return "native" if self._native is not None else "torch" if self._graphed is None else "graph"
 
     def step(self, frame: Frame, *, stream: int = 0) -> Prediction:
         """Take the next frame of one stream.
@@ -110,7 +126,10 @@ class StreamSession:
         }
 
     def encode(self, frame: Frame, *, stream: int = 0) -> FrameFeatures:
-        """Take the next frame of one stream through the backbone alone."""
+        """Take the next frame of one stream through the backbone alone.
+
+        It is remembered as by ``step``, so the two may be mixed: geometry for every k-th frame, or when it is wanted.
+        """
         return self.encode_many({stream: frame})[stream]
 
     def encode_many(self, frames: Mapping[int, Frame]) -> dict[int, FrameFeatures]:
@@ -177,10 +196,9 @@ class StreamSession:
         images_BT3HW = torch.stack(images_B3HW)[:, None].to(self._dtype)
         cache = self._cache(size_hw)
         seen = [cache.frame_count(row) for row in rows]
-        if heads:
-            output = self.model(images_BT3HW, cache, rows=rows)
-        else:
-            output = ModelOutput(features=self.model.backbone(images_BT3HW, cache, rows=rows), geometry=None)
+        features = (self._native or self._graphed or self.model.backbone)(images_BT3HW, cache, rows=rows)
+        geometry = self.model.heads(features) if heads and self.model.heads is not None else None
+        output = ModelOutput(features=features, geometry=geometry)
         self._size_of_stream.update(dict.fromkeys(rows, size_hw))
         patches, summary = _numpy(output.features.patches_BTND[:, 0]), _numpy(output.features.cls_BTD[:, 0])
         records = [
@@ -201,20 +219,22 @@ class StreamSession:
             )
         return size_hw
 
-    def _cache(self, size_hw: tuple[int, int]) -> KVCache:
+    def _cache(self, size_hw: tuple[int, int]) -> Any:
         if size_hw not in self._caches:
             self._drop_idle_caches()
-            config = self.config
-            self._caches[size_hw] = KVCache(
-                self.model.config.backbone,
-                grid_hw=self.model.backbone.grid_hw(size_hw),
-                streams=self.streams,
-                window=config.window,
-                sink=config.sink,
-                dtype=getattr(torch, config.cache_dtype or config.dtype),
-                device=self._device,
-                block_frames=config.block_frames,
-            )
+            config, backbone = self.config, self.model.config.backbone
+            grid_hw, dtype = self.model.backbone.grid_hw(size_hw), getattr(torch, config.cache_dtype or config.dtype)
+            settings = {
+                "grid_hw": grid_hw,
+                "streams": self.streams,
+                "keeps": retention_of(config, backbone, grid_hw=grid_hw, streams=self.streams, dtype=dtype),
+                "dtype": dtype,
+                "block_frames": config.block_frames,
+            }
+            if self._native is not None:
+                self._caches[size_hw] = self._native.memory(**settings)
+            else:
+                self._caches[size_hw] = make_cache(backbone, device=self._device, **settings)
         return self._caches[size_hw]
 
     def _drop_idle_caches(self) -> None:
@@ -227,6 +247,31 @@ class StreamSession:
     def _check_stream(self, stream: int) -> None:
         if not 0 <= stream < self.streams:
             raise ConfigError(f"stream {stream} does not exist: the session has 0..{self.streams - 1}")
+
+
+def native_backbone(model: OmniStreamModel, config: StreamConfig) -> NativeBackbone | None:
+    """The native path where it is wanted and serves; None leaves the work to torch.
+
+    Raises:
+        NativeUnavailable: it was asked for by name and cannot.
+    """
+    if config.engine == "torch":
+        return None
+    try:
+        if _device(config.device).type != "cpu":
+            raise NativeUnavailable(f"engine 'native' is for CPUs, the device is {config.device!r}")
+        dtype = getattr(torch, config.dtype)
+        check_native(model.config.backbone, dtype, getattr(torch, config.cache_dtype or config.dtype))
+        return NativeBackbone(model.backbone, dtype)
+    except NativeUnavailable as reason:
+        if config.engine == "native":
+            raise
+        _log.info("torch computes the backbone: %s", reason)
+        return None
+
+
+def _wants_graphs(device: torch.device, config: StreamConfig) -> bool:
+    return device.type == "cuda" and config.engine == "auto"
 
 
 def _device(name: str) -> torch.device:

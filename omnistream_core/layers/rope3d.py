@@ -13,7 +13,7 @@ import math
 from functools import lru_cache
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from omnistream_core.config import BackboneConfig
 
@@ -51,6 +51,41 @@ def rotate(x_BHSD: Tensor, cos_BSD: Tensor, sin_BSD: Tensor) -> Tensor:
     first, second = x_BHSD.chunk(2, dim=-1)
     turned_BHSD = torch.cat((-second, first), dim=-1)
     return x_BHSD * cos_BSD.unsqueeze(1) + turned_BHSD * sin_BSD.unsqueeze(1)
+
+
+class LiveRope(nn.Module):
+    """The tables of live frames, computed where the frames are, from frame numbers that are tensors themselves.
+
+    For exported and captured steps, whose work must not depend on the host. A number goes in digit by digit, so that
+    float32 loses nothing at large ones: angles are exact to 1e-4 up to frame 64^4, nine days at 20 Hz.
+    """
+
+    BASE, DIGITS = 64, 4
+    cos_PD: Tensor
+    sin_PD: Tensor
+    is_time_PD: Tensor
+    turns_kD: Tensor
+
+    def __init__(self, config: BackboneConfig, grid_hw: tuple[int, int], device: torch.device) -> None:
+        super().__init__()
+        cos_PD, sin_PD, is_time_D = _space_tables(config, grid_hw, 1.0, device, torch.float32)
+        is_time_PD = is_time_D & _is_patch(config, grid_hw, device)[:, None] & config.rope_time
+        one_D = (1 / config.frames_per_turn / _periods(config)[: config.head_dim // 8]).repeat_interleave(4).repeat(2)
+        turns_kD = self.BASE ** torch.arange(self.DIGITS, dtype=torch.float64)[:, None] * one_D
+        tables = {"cos_PD": cos_PD, "sin_PD": sin_PD, "is_time_PD": is_time_PD}
+        for name, table in (tables | {"turns_kD": (turns_kD - turns_kD.round()).float().to(device)}).items():
+            self.register_buffer(name, table.clone())
+
+    def forward(self, frame_B: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+        """Cosine and sine (B, P, D) of the frames of these numbers (int64)."""
+        turns_BD = torch.zeros_like(self.turns_kD[:1])
+        for k in range(self.DIGITS):
+            part_BD = (frame_B // self.BASE**k % self.BASE).float()[:, None] * self.turns_kD[k]
+            turns_BD = turns_BD + (part_BD - part_BD.round())
+        angle_B1D = 2 * math.pi * turns_BD[:, None]
+        cos_BPD = torch.where(self.is_time_PD, angle_B1D.cos(), self.cos_PD)
+        sin_BPD = torch.where(self.is_time_PD, angle_B1D.sin(), self.sin_PD)
+        return cos_BPD.to(dtype), sin_BPD.to(dtype)
 
 
 def _periods(config: BackboneConfig) -> Tensor:

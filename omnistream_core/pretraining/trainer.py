@@ -1,6 +1,6 @@
-"""Trains the geometry objectives on the procedural world: render a batch, one step, repeat. Resumable.
+"""The training loop: a round of batches, one update, again; resumable at any moment.
 
-Shape letters: B clips, T frames, H W pixels.
+torchrun --nproc-per-node 8 training/pretrain.py ...      or plain python for one process
 """
 
 from __future__ import annotations
@@ -9,242 +9,256 @@ import json
 import logging
 import math
 import time
-from collections import deque
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, fields, replace
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
-from omnistream_core.config import ModelConfig
-from omnistream_core.errors import ConfigError
-from omnistream_core.model import OmniStreamModel, build_model
-from omnistream_core.preprocess import normalise
-from omnistream_core.pretraining.objectives import GeometryTruth, GeometryWeights, geometry_losses
-from omnistream_core.pretraining.state import load_state, save_state
-from omnistream_core.pretraining.world import HELD_OUT_SEED, ClipBatch, WorldConfig, render_clips
+from omnistream_core.errors import OmniStreamError
+from omnistream_core.pretraining.config import Stage, TrainConfig
+from omnistream_core.pretraining.feed import Feed, StageStart
+from omnistream_core.pretraining.learner import Learner, TaskBatch
+from omnistream_core.pretraining.monitor import Monitor
+from omnistream_core.pretraining.parallel import Processes, clip_gradients, join_processes, parallelise
+from omnistream_core.pretraining.state import load_state, newest_state, save_state
+from omnistream_core.pretraining.teacher import momentum_at
+from omnistream_core.pretraining.words import run_tokenizer
 
 logger = logging.getLogger(__name__)
 
-SPAN_FRAMES = 16  # at the world's own rate: the longest time that a clip spans
-POOL_BATCHES = 32  # rendered batches that clips are drawn from
+SPIKE_AFTER = 50  # steps, before which a loss is not called a spike
 
 
-@dataclass(frozen=True, kw_only=True)
-class Stage:
-    """A share of the run with clips of one length.
-
-    Attributes:
-        until: fraction of the run at which the stage ends.
-        clips, frames: B and T of a batch.
-    """
-
-    until: float
-    clips: int
-    frames: int
+class TrainingStoppedError(OmniStreamError):
+    """The loss was not finite, or far above what it had been; the batch is saved."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class TrainConfig:
-    """A training run.
+def train(
+    config: TrainConfig, folder: Path, texts: Iterable[str] = (), *, pause_after_s: float | None = None
+) -> Learner:
+    """Run, or go on with, the training whose state lies in ``folder``; returns what was learned.
 
-    Attributes:
-        model: what is trained.
-        world: what it is trained on; the stage sets its clip length.
-        stages: in order; the last ends at 1.
-        minutes: length of the run, time spent in earlier starts of it included. The schedule follows the clock, so
-            that a run ends annealed on a machine of any speed.
-        start: state of an earlier run whose weights this run begins with; None begins with random ones.
-        lr: peak learning rate of both optimisers.
-        warmup_steps: linear rise.
-        reuse: how often a rendered clip is seen on average, mirrored half of the time; 1 renders every batch afresh.
-        clip_norm: largest norm of the gradient.
-        compile: whether the world is compiled.
-        bf16: whether the forward pass runs under bfloat16 autocast.
-    """
+    ``folder`` receives ``config.json`` before the first step, ``state-<step>`` every ``save_every_s`` and at the end,
+    a JSON line every ``log_every`` steps in ``log.jsonl``, and TensorBoard's files.
 
-    model: ModelConfig
-    world: WorldConfig = field(default_factory=WorldConfig)
-    weights: GeometryWeights = field(default_factory=GeometryWeights)
-    stages: tuple[Stage, ...] = (Stage(until=1.0, clips=16, frames=4),)
-    minutes: float = 30.0
-    start: str | None = None
-    lr: float = 1.5e-3
-    warmup_steps: int = 200
-    reuse: int = 4
-    clip_norm: float = 1.0
-    compile: bool = True
-    bf16: bool = True
-    device: str = "cpu"
-    save_every_s: float = 120.0
-    log_every: int = 20
-
-    def __post_init__(self) -> None:
-        if not self.stages or self.stages[-1].until != 1.0:
-            raise ConfigError("the last training stage must end at 1.0")
-        if self.minutes <= 0:
-            raise ConfigError(f"training minutes = {self.minutes}: a positive number is needed")
-        if self.reuse < 1:
-            raise ConfigError(f"training reuse = {self.reuse}: 1 or more is needed")
-
-
-def train(config: TrainConfig, folder: Path) -> OmniStreamModel:
-    """Run, or go on with, the training whose state lies in ``folder``; returns the model.
-
-    ``folder`` receives ``config.json`` before the first step, ``state.safetensors`` every ``save_every_s`` and at
-    the end, and one JSON line every ``log_every`` steps in ``log.jsonl``.
+    Args:
+        texts: what the small decoder's tokenizer is made from; only read where there are text tasks.
+        pause_after_s: save and return after so much time in this start, though the run has not ended.
 
     Raises:
-        FloatingPointError: a loss that is not finite; the step and the newest world seed are named.
+        TrainingStoppedError: a loss that is not finite or a spike; ``stopped.safetensors`` holds the batch.
+        BadDataError: too many broken clips.
     """
-    run = _Run(config, folder)
-    for step, clips in run.batches():
-        terms = run.step(clips)
-        if not all(math.isfinite(v) for v in terms.values()):
-            raise FloatingPointError(f"loss {terms} at step {step}, world seeds below {run.next_seed}")
-        run.after_step(terms)
+    run, began = Run(config, folder, texts), time.monotonic()
+    with run.monitor:
+        while run.progress < 1.0:
+            run.step()
+            if run.paused(began, pause_after_s):
+                break
     run.save()
-    return run.model
+    return run.learner
 
 
-def make_optimizers(model: OmniStreamModel, lr: float) -> list[torch.optim.Optimizer]:
-    """Muon for the matrices of the blocks, Adam for all else (Jordan 2024; update scaled to Adam's, Liu 2025)."""
-    matrices = [p for p in model.backbone.blocks.parameters() if p.ndim == 2]
+def make_optimizers(learner: torch.nn.Module, config: TrainConfig) -> list[torch.optim.Optimizer]:
+    """``muon``: Muon for the matrices of the backbone's blocks (Jordan 2024; update scaled to Adam's, Liu 2025) and
+    Adam for all else. ``adam``: Adam for all, without weight decay, as in the paper."""
+    trained = {n: p for n, p in learner.named_parameters() if p.requires_grad}
+    matrices = [p for n, p in trained.items() if "backbone.blocks." in n and p.ndim == 2]
+    if config.optimizer == "adam" or not matrices:
+        return [torch.optim.Adam(trained.values(), lr=config.lr, betas=(0.9, 0.95))]
     chosen = {id(p) for p in matrices}
-    others = [p for p in model.parameters() if id(p) not in chosen]
-    muon = torch.optim.Muon(matrices, lr=lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
-    return [muon, torch.optim.Adam(others, lr=lr, betas=(0.9, 0.95))]
+    others = [p for p in trained.values() if id(p) not in chosen]
+    muon = torch.optim.Muon(matrices, lr=config.lr, weight_decay=0.0, adjust_lr_fn="match_rms_adamw")
+    return [muon, torch.optim.Adam(others, lr=config.lr, betas=(0.9, 0.95))]
 
 
-def truth_of(clips: ClipBatch) -> GeometryTruth:
-    """The truth that a rendered batch carries."""
-    return GeometryTruth(
-        depth_m_BTHW=clips.depth_m_BTHW,
-        world_from_camera_BT44=clips.world_from_camera_BT44,
-        intrinsics_B33=clips.intrinsics_B33,
-    )
+@dataclass
+class Clock:
+    """Where a run stands. All of it is saved, and with ``steps`` nothing else decides what comes next."""
+
+    step: int = 0
+    frames: int = 0
+    elapsed_s: float = 0.0
+    stage: int = 0
+    stage_step: int = 0
+    stage_chunk: int = 0
+    anchored: float = -1.0
+    mean_loss: float = 0.0
 
 
-class _Run:
-    """One start of a training run: model, optimisers, clock, log."""
+class Run:
+    """One start of a training run."""
 
-    def __init__(self, config: TrainConfig, folder: Path) -> None:
+    def __init__(self, config: TrainConfig, folder: Path, texts: Iterable[str] = ()) -> None:
         self.config, self.folder = config, folder
-        folder.mkdir(parents=True, exist_ok=True)
-        torch.manual_seed(0)
-        self.model = build_model(config.model, device=config.device).train()
-        self.optimizers = make_optimizers(self.model, config.lr)
-        self._pool: deque[ClipBatch] = deque(maxlen=POOL_BATCHES)
-        self.step_number, self.frames_seen, self.elapsed_s, self.next_seed = 0, 0, 0.0, 0
-        if config.start is not None:
-            load_state(Path(config.start), self.model, [])
-        if (folder / "state.safetensors").exists():
-            facts = load_state(folder / "state.safetensors", self.model, self.optimizers)
-            self.step_number, self.frames_seen = facts["step"], facts["frames"]
-            self.elapsed_s, self.next_seed = facts["elapsed_s"], facts["next_seed"]
-            logger.info("resumed at step %d after %.0f s", self.step_number, self.elapsed_s)
-        (folder / "config.json").write_text(json.dumps(asdict(config), indent=1))
+        self.processes = join_processes(config.device)
+        torch.manual_seed(config.seed)
+        tokenizer = run_tokenizer(config, folder, texts, write=self.processes.first)
+        self.learner = Learner(config, tokenizer).train()
+        self.module = parallelise(self.learner, config.parallel, self.processes)
+        self.optimizers = make_optimizers(self.learner, config)
+        self.feed = Feed(config, self.processes, self.learner.language)
+        self.clock = Clock()
+        self._resume()
+        self.monitor = Monitor(config, folder, self.processes, since_step=self.clock.step)
         self._mark = self._saved = time.monotonic()
 
     @property
     def progress(self) -> float:
-        return min(1.0, self.elapsed_s / (60 * self.config.minutes))
+        """Share of the run that is done, in [0, 1]."""
+        if self.config.steps is not None:
+            return min(1.0, self.clock.step / self.config.steps)
+        assert self.config.minutes is not None
+        return min(1.0, self.clock.elapsed_s / (60 * self.config.minutes))
 
-    def batches(self) -> Iterator[tuple[int, ClipBatch]]:
-        while self.progress < 1.0:
-            stage = next(s for s in self.config.stages if self.progress < s.until)
-            if self._pool and self._pool[-1].images_BT3HW.shape[:2] != (stage.clips, stage.frames):
-                self._pool.clear()
-            if self.step_number % self.config.reuse == 0 or len(self._pool) < self.config.reuse:
-                self._pool.append(self._render(stage))
-            yield self.step_number, self._pool[-1] if self.config.reuse == 1 else _shuffled(self._pool)
+    @property
+    def stage(self) -> Stage:
+        """The stage of this moment."""
+        return self.config.stages[self.clock.stage]
 
-    def _render(self, stage: Stage) -> ClipBatch:
-        seeds = range(self.next_seed, self.next_seed + stage.clips)
-        self.next_seed += stage.clips
-        if self.next_seed >= HELD_OUT_SEED:
-            raise ConfigError(f"world seed {self.next_seed} is held out; training uses those below {HELD_OUT_SEED}")
-        slowest = min(1.0, stage.frames / SPAN_FRAMES)  # short clips reach as far as long ones, in larger steps
-        rate_hz = self.config.world.rate_hz * slowest ** float(torch.rand(()))
-        world = replace(self.config.world, frames=stage.frames, rate_hz=rate_hz)
-        return render_clips(seeds, world, device=self.config.device, compile=self.config.compile)
-
-    def step(self, clips: ClipBatch) -> dict[str, float]:
-        config = self.config
+    def step(self) -> dict[str, float]:
+        """One round over all tasks, one update; returns the terms of the loss by ``task/term``."""
+        self._enter_stage()
         self._set_lr()
-        images = normalise(config.model.preprocess, clips.images_BT3HW)
-        with torch.autocast(config.device, torch.bfloat16, enabled=config.bf16):
-            output = self.model(images)
-        terms = geometry_losses(output.geometry, truth_of(clips), config.weights)
-        loss: Tensor = sum(terms.values())  # type: ignore[assignment]
-        loss.backward()
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), config.clip_norm)
+        with self.monitor.speed.counting():
+            terms = self._round()
+        self._update()
+        self._after(terms)
+        return terms
+
+    def _round(self) -> dict[str, float]:
+        """Gradients of a batch of every task, added up; the terms of their losses."""
+        terms: dict[str, float] = {}
+        for number, task in enumerate(self.config.tasks):
+            batch = self.feed.batch(task, self.clock.step, self.stage, self._start, with_gram=self._gram())
+            torch.manual_seed(_mixed(self.config.seed, self.clock.step, number))
+            with torch.autocast(self.config.device.split(":")[0], torch.bfloat16, enabled=self.config.bf16):
+                losses = self.module(batch)
+            loss: Tensor = task.weight * sum(losses.values())
+            told = {f"{task.kind}/{name}": value for name, value in _averaged(losses, self.processes).items()}
+            self._check(told, batch)
+            loss.backward()
+            terms |= told
+            self.clock.frames += task.frames
+        return terms
+
+    def paused(self, began: float, pause_after_s: float | None) -> bool:
+        """Whether this start has had its time."""
+        return pause_after_s is not None and _agreed(time.monotonic() - began, self.processes) > pause_after_s
+
+    def save(self) -> None:
+        """Write the state."""
+        save_state(self.folder, self.learner, self.optimizers, asdict(self.clock))
+
+    def _resume(self) -> None:
+        state = newest_state(self.folder)
+        if state is not None:
+            self.clock = Clock(**load_state(state, self.learner, self.optimizers))
+            logger.info("resumed at step %d after %.0f s", self.clock.step, self.clock.elapsed_s)
+        if self.processes.first:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            (self.folder / "config.json").write_text(json.dumps(asdict(self.config), indent=1) + "\n")
+
+    @property
+    def _start(self) -> StageStart:
+        return StageStart(step=self.clock.stage_step, chunk=self.clock.stage_chunk)
+
+    def _enter_stage(self) -> None:
+        now = next(i for i, stage in enumerate(self.config.stages) if self.progress < stage.until)
+        if now != self.clock.stage:
+            newest = self.feed.newest_chunk(self.clock.step, self.stage, self._start)
+            self.clock.stage, self.clock.stage_step, self.clock.stage_chunk = now, self.clock.step, newest + 1
+
+    def _gram(self) -> bool:
+        """Whether patches are held to the anchor; it is renewed every so often."""
+        config = self.config.self_supervision
+        if not self.config.self_supervised or self.progress < config.gram_from:
+            return False
+        if self.clock.anchored < 0 or self.progress >= self.clock.anchored + config.gram_every:
+            self.learner.set_anchor()
+            self.clock.anchored = self.progress
+        return True
+
+    def _check(self, terms: dict[str, float], batch: TaskBatch) -> None:
+        total = sum(terms.values())
+        limit = self.config.spike * self.clock.mean_loss
+        spike = self.clock.step > SPIKE_AFTER and total > limit > 0
+        if math.isfinite(total) and not spike:
+            return
+        path = self.folder / f"stopped-{self.processes.rank}.safetensors"
+        save_file(_tensors(batch), path, {"step": str(self.clock.step), "kind": batch.kind})
+        raise TrainingStoppedError(
+            f"step {self.clock.step}, {batch.kind}: loss {total:.4g} ({terms}), mean before {self.clock.mean_loss:.4g};"
+            f" its batch is in {path.name}"
+        )
+
+    def _update(self) -> None:
+        clip_gradients(self.learner, self.config.clip_norm)
         for optimizer in self.optimizers:
             optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        self.frames_seen += clips.images_BT3HW.shape[0] * clips.images_BT3HW.shape[1]
-        with torch.no_grad():
-            abs_rel = _abs_rel(output.geometry.depth_m_BTHW, clips.depth_m_BTHW)
-        return {k: v.item() for k, v in terms.items()} | {"loss": loss.item(), "abs_rel": abs_rel.item()}
+            optimizer.zero_grad()
+        self.learner.follow(momentum_at(self.progress, self.config.self_supervision.momentum))
 
-    def after_step(self, terms: dict[str, float]) -> None:
-        self.step_number += 1
+    def _after(self, terms: dict[str, float]) -> None:
+        clock, total = self.clock, sum(terms.values())
+        clock.mean_loss = total if clock.step == 0 else 0.98 * clock.mean_loss + 0.02 * total
+        clock.step += 1
         now = time.monotonic()
-        self.elapsed_s += now - self._mark
+        clock.elapsed_s = _agreed(clock.elapsed_s + now - self._mark, self.processes)
         self._mark = now
-        if self.step_number % self.config.log_every == 0:
-            facts = {"step": self.step_number, "frames": self.frames_seen, "elapsed_s": round(self.elapsed_s, 1)}
-            line = json.dumps(facts | {k: round(v, 4) for k, v in terms.items()})
-            with (self.folder / "log.jsonl").open("a") as log:
-                log.write(line + "\n")
-            logger.info(line)
-        if now - self._saved > self.config.save_every_s:
+        self.monitor.after_step(clock.step, clock.frames, clock.elapsed_s, self.progress, terms)
+        if self.config.pictures_every and clock.step % self.config.pictures_every == 0:
+            self.monitor.pictures(clock.step, self.learner, self._picture_batch())
+        if _agreed(now - self._saved, self.processes) > self.config.save_every_s:
             self.save()
             self._saved = now
 
-    def save(self) -> None:
-        facts = {
-            "step": self.step_number,
-            "frames": self.frames_seen,
-            "elapsed_s": self.elapsed_s,
-            "next_seed": self.next_seed,
-        }
-        save_state(self.folder / "state.safetensors", self.model, self.optimizers, facts)
+    def _picture_batch(self) -> TaskBatch | None:
+        for task in self.config.tasks:
+            if task.kind == "geometry":
+                return self.feed.batch(task, self.clock.step, self.stage, self._start, with_gram=False)
+        return None
 
     def _set_lr(self) -> None:
-        warm = min(1.0, (self.step_number + 1) / self.config.warmup_steps)
+        warm = min(1.0, (self.clock.step + 1) / self.config.warmup_steps)
         cosine = 0.5 * (1 + math.cos(math.pi * self.progress))
         for optimizer in self.optimizers:
             for group in optimizer.param_groups:
                 group["lr"] = self.config.lr * warm * max(cosine, 0.01)
 
 
-def _shuffled(pool: Sequence[ClipBatch]) -> ClipBatch:
-    """A batch of clips drawn from all over the pool, half of the times mirrored."""
-    clips = len(pool[0].images_BT3HW)
-    drawn = torch.randperm(clips * len(pool))[:clips].tolist()
-    batch = {
-        f.name: torch.stack([getattr(pool[i // clips], f.name)[i % clips] for i in drawn]) for f in fields(ClipBatch)
-    }
-    return mirrored(ClipBatch(**batch)) if torch.rand(()) < 0.5 else ClipBatch(**batch)
+def _mixed(seed: int, step: int, task: int) -> int:
+    """The same number on every process: what a forward pass draws is alike everywhere."""
+    return (seed * 1_000_003 + step) * 16 + task
 
 
-def mirrored(clips: ClipBatch) -> ClipBatch:
-    """The same clips seen in a mirror: x turns its sign in the camera and in the world alike."""
-    flip_44 = torch.diag(clips.world_from_camera_BT44.new_tensor([-1.0, 1.0, 1.0, 1.0]))
-    intrinsics_B33 = clips.intrinsics_B33.clone()
-    intrinsics_B33[:, 0, 2] = clips.images_BT3HW.shape[-1] - intrinsics_B33[:, 0, 2]
-    return ClipBatch(
-        images_BT3HW=clips.images_BT3HW.flip(-1),
-        depth_m_BTHW=clips.depth_m_BTHW.flip(-1),
-        world_from_camera_BT44=flip_44 @ clips.world_from_camera_BT44 @ flip_44,
-        intrinsics_B33=intrinsics_B33,
-        instance_BTHW=clips.instance_BTHW.flip(-1),
-    )
+def _averaged(losses: dict[str, Tensor], processes: Processes) -> dict[str, float]:
+    values = torch.stack([v.detach().float() for v in losses.values()])
+    if processes.count > 1:
+        torch.distributed.all_reduce(values)
+        values /= processes.count
+    return dict(zip(losses, values.tolist(), strict=True))
 
 
-def _abs_rel(predicted: Tensor, depth: Tensor) -> Tensor:
-    """Mean |d - s d'| / d with the median scale s of each clip."""
-    ratio_B = (depth / predicted).flatten(1).median(dim=1).values
-    return ((predicted * ratio_B[:, None, None, None] - depth).abs() / depth).mean()
+def _agreed(seconds: float, processes: Processes) -> float:
+    """The first process's clock, so that all do the same thing at the same step."""
+    if processes.count == 1:
+        return seconds
+    value = [seconds]
+    torch.distributed.broadcast_object_list(value, src=0)
+    return value[0]
+
+
+def _tensors(record: Any, prefix: str = "") -> dict[str, Tensor]:
+    """All tensors of a record of records by dotted name."""
+    found: dict[str, Tensor] = {}
+    for name, value in vars(record).items():
+        if isinstance(value, Tensor):
+            found[prefix + name] = value.detach().cpu().contiguous()
+        elif hasattr(value, "__dataclass_fields__"):
+            found |= _tensors(value, f"{prefix}{name}.")
+    return found

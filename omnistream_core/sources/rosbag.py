@@ -33,8 +33,9 @@ from typing import Any
 
 import numpy as np
 
-from omnistream_core.errors import SourceError
+from omnistream_core.errors import ConfigError, SourceError
 from omnistream_core.sources.base import FrameSource, counts_text, describe_camera, pose_from_numbers
+from omnistream_core.sources.camera_info import camera_from_info
 from omnistream_core.sources.image_codec import (
     ImageError,
     UnknownEncodingError,
@@ -211,9 +212,10 @@ class RosbagSource(FrameSource):
     def _read_camera(self, image_topic: str) -> CameraModel | None:
         info_topic = find_camera_info(self._recording.topics, image_topic)
         for parsed in self._peek(info_topic):
-            camera = camera_from_info(parsed)
-            if camera is not None:
-                return camera
+            try:
+                return camera_from_info(parsed)
+            except ConfigError:  # not calibrated
+                continue
         return None
 
     def _peek(self, topic: str | None, limit: int = 100) -> Iterator[Any]:
@@ -360,27 +362,6 @@ def find_camera_info(topics: dict[str, Topic], image_topic: str) -> str | None:
             if is_info and topic.name.strip("/") == name.strip("/"):
                 return topic.name
     return None
-
-
-def camera_from_info(info: Any) -> CameraModel | None:
-    """A CameraModel from a sensor_msgs/CameraInfo; None for an uncalibrated one (zero size, zero or non-finite K).
-
-    ROS counts pixel centres as integers, we count pixel corners: the principal point moves by half a pixel.
-    """
-    k = [float(value) for value in (info.k if hasattr(info, "k") else info.K)]
-    distortion = info.d if hasattr(info, "d") else info.D
-    if not np.isfinite(k).all() or k[0] <= 0 or k[4] <= 0 or info.width <= 0 or info.height <= 0:
-        return None
-    return CameraModel(
-        width_px=int(info.width),
-        height_px=int(info.height),
-        fx_px=k[0],
-        fy_px=k[4],
-        cx_px=k[2] + 0.5,
-        cy_px=k[5] + 0.5,
-        distortion_model=str(info.distortion_model),
-        distortion=tuple(float(value) for value in distortion),
-    )
 
 
 def _image_topics(topics: dict[str, Topic]) -> list[Topic]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import av
 import numpy as np
@@ -99,7 +99,7 @@ class _Reader:
                 return
             self.packets += packet.size > 0
             try:
-                yield from packet.decode()
+                yield from cast("list[av.VideoFrame]", packet.decode())
             except av.error.EOFError:
                 return
             except av.error.FFmpegError as error:

@@ -17,12 +17,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 from rich.progress import Progress as ProgressBar
 
-from lerobot_env_omnistream.config import RobosuiteEnvConfig
+from lerobot_env_omnistream.environments import EnvConfig, config_class
 from lerobot_env_omnistream.errors import SimError
 
-ENVIRONMENTS = {"robosuite": RobosuiteEnvConfig}
-
-Task = Annotated[str, typer.Option(help="Lift, Stack, PickPlaceCan, NutAssemblySquare or Door.")]
+Environment = Annotated[str, typer.Option("--env", help="robosuite or metaworld.")]
+Task = Annotated[
+    str,
+    typer.Option(help="robosuite: Lift, Stack, PickPlaceCan, NutAssemblySquare, Door. metaworld: reach-v3, MT10, ..."),
+]
 FirstSeed = Annotated[int, typer.Option(help="Seed of the first episode; the others follow.", min=0)]
 Workers = Annotated[int, typer.Option(help="Processes that run episodes.", min=1)]
 Settings = Annotated[
@@ -32,33 +34,44 @@ Settings = Annotated[
 
 
 def experts(
+    env: Environment = "robosuite",
     task: Task = "Lift",
-    episodes: Annotated[int, typer.Option(help="Episodes to run.", min=1)] = 50,
+    episodes: Annotated[int, typer.Option(help="Episodes to run, of each task.", min=1)] = 50,
     first_seed: FirstSeed = 10_000,
     workers: Workers = 1,
     json_file: Annotated[Path | None, typer.Option("--json", help="Also write the figures to this file.")] = None,
     setting: Settings = None,
 ) -> None:
-    """Measure how often the expert of TASK succeeds, by physics alone, without rendering."""
+    """Measure how often the expert of each TASK succeeds, by physics alone, without rendering."""
     from lerobot_env_omnistream.trials import timed_trials
 
-    config = RobosuiteEnvConfig(**{"task": task, "cameras": [], **_settings(setting)})
-    with _bar() as bar:
-        row = bar.add_task(task, total=episodes)
-        seeds = range(first_seed, first_seed + episodes)
-        summary = timed_trials(config, seeds, workers, lambda trial: bar.advance(row))
+    configs = _config(env, task, setting).without_images().single_tasks()
+    seeds = range(first_seed, first_seed + episodes)
+    summaries = []
+    for config in configs:
+        with _bar() as bar:
+            row = bar.add_task(config.task, total=episodes)
+            summaries.append(timed_trials(config, seeds, workers, lambda trial, bar=bar, row=row: bar.advance(row)))
+        _report(summaries[-1])
+    if len(summaries) > 1:
+        successes = sum(summary["successes"] for summary in summaries)
+        print(f"{task}: {successes} of {episodes * len(summaries)} episodes of {len(summaries)} tasks")
     if json_file is not None:
         json_file.parent.mkdir(parents=True, exist_ok=True)
-        json_file.write_text(json.dumps(summary, indent=1))
-    print(f"{task}: {summary['successes']} of {episodes} episodes; failed seeds: {summary['failed_seeds'] or 'none'}")
+        json_file.write_text(json.dumps(summaries[0] if len(summaries) == 1 else summaries, indent=1))
+
+
+def _report(summary: dict[str, Any]) -> None:
+    rate = f"{summary['successes']} of {summary['episodes']} episodes"
+    print(f"{summary['task']}: {rate}; failed seeds: {summary['failed_seeds'] or 'none'}")
     print(f"steps of successes: {summary['steps_of_successes']}; {summary['steps_per_second']:.0f} steps/s")
 
 
 def record(
     out: Annotated[Path, typer.Option(help="Folder of the dataset; must not exist, or be this recording begun.")],
-    env: Annotated[str, typer.Option(help="Kind of environment.")] = "robosuite",
+    env: Environment = "robosuite",
     task: Task = "Lift",
-    episodes: Annotated[int, typer.Option(help="Successful episodes to record.", min=1)] = 200,
+    episodes: Annotated[int, typer.Option(help="Successful episodes to record, of each task.", min=1)] = 200,
     first_seed: FirstSeed = 0,
     workers: Workers = 1,
     setting: Settings = None,
@@ -67,26 +80,29 @@ def record(
     from lerobot_env_omnistream.recording import Progress
     from lerobot_env_omnistream.recording import record as record_episodes
 
-    if env not in ENVIRONMENTS:
-        raise SimError(f"unknown environment {env!r}; known: {', '.join(ENVIRONMENTS)}")
-    config = ENVIRONMENTS[env](**{"task": task, **_settings(setting)})
+    config = _config(env, task, setting)
     with _bar() as bar:
-        row = bar.add_task(task, total=episodes)
+        row = bar.add_task(task, total=episodes * len(config.single_tasks()))
 
         def show(progress: Progress) -> None:
             bar.update(row, completed=progress.recorded, description=f"{task} ({progress.failed} failed)")
 
         record_episodes(config, episodes, out, first_seed=first_seed, workers=workers, show=show)
-    print(f"{episodes} episodes in {out}")
+    print(f"{episodes * len(config.single_tasks())} episodes in {out}")
 
 
-def _settings(pairs: list[str] | None) -> dict[str, Any]:
+def _config(env: str, task: str, setting: list[str] | None) -> EnvConfig:
+    chosen = config_class(env)
+    return chosen(**{"task": task, **_settings(chosen, setting)})
+
+
+def _settings(chosen: type[EnvConfig], pairs: list[str] | None) -> dict[str, Any]:
     """``["depth=true", "task=Lift"]`` as fields; values are JSON, or else plain text."""
     settings = {}
     for pair in pairs or []:
         name, equals, text = pair.partition("=")
-        if not equals or name not in RobosuiteEnvConfig.__dataclass_fields__:
-            known = [field for field in RobosuiteEnvConfig.__dataclass_fields__ if not field.startswith("features")]
+        if not equals or name not in chosen.__dataclass_fields__:
+            known = [field for field in chosen.__dataclass_fields__ if not field.startswith("features")]
             raise SimError(f"--set {pair!r} is not FIELD=VALUE; fields: {', '.join(known)}")
         try:
             settings[name] = json.loads(text)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, fields
-from functools import partial
+from collections.abc import Callable
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 import gymnasium as gym
@@ -93,7 +93,7 @@ class RobosuiteEnvConfig(EnvConfig):
     features_map: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self._check_ranges()
+        check_ranges(self, RANGES)
         self._check_choices()
         description = self.describe()
         for camera in self.cameras:
@@ -104,12 +104,6 @@ class RobosuiteEnvConfig(EnvConfig):
     def describe(self) -> tasks.TaskDescription:
         """Shapes and cameras of the task."""
         return tasks.describe(self.task, self.robot, self.controller, tuple(self.state_keys))
-
-    def _check_ranges(self) -> None:
-        for name, (low, high, unit) in RANGES.items():
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise SimError(f"{name} is {value}; it must lie in {low:g} ... {high:g} {unit}")
 
     def _check_choices(self) -> None:
         _check_choice("controller", self.controller, tuple(tasks.CONTROLLERS))
@@ -148,18 +142,49 @@ class RobosuiteEnvConfig(EnvConfig):
 
     def create_envs(self, n_envs: int, use_async_envs: bool = False) -> dict[str, dict[int, gym.vector.VectorEnv]]:
         """``{"robosuite": {0: vector of n_envs environments}}``; each builds its world at its first reset."""
-        from lerobot.envs.utils import _LazyAsyncVectorEnv, freeze_after_episode_end
+        return {self.type: {0: vector_of(self.make_env, n_envs, use_async_envs)}}
 
+    # ---- what recording and trials ask of any environment ----
+
+    def make_env(self) -> gym.Env:
         from lerobot_env_omnistream.env import RobosuiteEnv
 
-        make_one = partial(RobosuiteEnv, self)
-        if use_async_envs and n_envs > 1:
-            sample = make_one()
-            spaces = (sample.observation_space, sample.action_space, sample.metadata)
-            return {self.type: {0: _LazyAsyncVectorEnv([make_one] * n_envs, *spaces)}}
-        frozen = [freeze_after_episode_end(make_one) for _ in range(n_envs)]
-        vector = gym.vector.SyncVectorEnv(frozen, autoreset_mode=gym.vector.AutoresetMode.NEXT_STEP)
-        return {self.type: {0: vector}}
+        return RobosuiteEnv(self)
+
+    def single_tasks(self) -> list[RobosuiteEnvConfig]:
+        return [self]
+
+    def without_images(self) -> RobosuiteEnvConfig:
+        return replace(self, cameras=[])
+
+    def require_expert(self) -> None:
+        """Raises SimError where no expert could be recorded."""
+        from lerobot_env_omnistream.experts import SCRIPTS
+
+        if self.task not in SCRIPTS:
+            raise SimError(f"there is no expert for {self.task!r}; there are: {', '.join(SCRIPTS)}")
+        if not self.cameras or not self.state_keys:
+            raise SimError("a recording needs at least one camera and one state key")
+
+
+def vector_of(make_one: Callable[[], gym.Env], n_envs: int, use_async_envs: bool) -> gym.vector.VectorEnv:
+    """``n_envs`` environments that step together, each in a process of its own if so asked."""
+    from lerobot.envs.utils import _LazyAsyncVectorEnv, freeze_after_episode_end
+
+    if use_async_envs and n_envs > 1:
+        sample = make_one()
+        spaces = (sample.observation_space, sample.action_space, sample.metadata)
+        return _LazyAsyncVectorEnv([make_one] * n_envs, *spaces)
+    frozen = [freeze_after_episode_end(make_one) for _ in range(n_envs)]
+    return gym.vector.SyncVectorEnv(frozen, autoreset_mode=gym.vector.AutoresetMode.NEXT_STEP)
+
+
+def check_ranges(config: EnvConfig, ranges: dict[str, tuple[float, float, str]]) -> None:
+    """Raises SimError for the first field that lies outside its (low, high, unit)."""
+    for name, (low, high, unit) in ranges.items():
+        value = getattr(config, name)
+        if not low <= value <= high:
+            raise SimError(f"{name} is {value}; it must lie in {low:g} ... {high:g} {unit}")
 
 
 def _check_choice(name: str, value: str, choices: tuple[str, ...]) -> None:

@@ -13,6 +13,7 @@ from gymnasium import spaces
 from lerobot_env_omnistream import geometry, tasks
 from lerobot_env_omnistream.config import RobosuiteEnvConfig
 from lerobot_env_omnistream.errors import SimError
+from lerobot_env_omnistream.experts import Expert
 from lerobot_env_omnistream.rendering import CameraRenderer
 from lerobot_env_omnistream.stress import Disturbances, SensorFaults
 
@@ -91,6 +92,10 @@ class RobosuiteEnv(gym.Env):
     def world(self) -> Any:
         """The robosuite environment, once reset has built it."""
         return self._world
+
+    def make_expert(self, seed: int) -> Expert:
+        """An expert for the episode that reset has begun; ``seed`` varies its ways."""
+        return Expert(self.task, self.world, seed)
 
     def geom_ids(self, camera: str) -> np.ndarray:
         """(H, W) int32: the MuJoCo geom that each pixel of the camera shows, -1 for none."""

@@ -2,7 +2,8 @@
 
 Each success is written as a finished dataset of one episode into ``OUT.parts/`` and moved into place by one rename, so
 whatever stands there is whole; the parts are joined when there are enough. Killed and started again, the recording goes
-on with the seeds that are missing. The seeds that end up in the set do not depend on the number of workers.
+on with the seeds that are missing; started again with more episodes, it extends the set. The seeds that end up in the
+set do not depend on the number of workers.
 """
 
 from __future__ import annotations
@@ -15,21 +16,19 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from lerobot_env_omnistream.config import RobosuiteEnvConfig
-from lerobot_env_omnistream.env import RobosuiteEnv
+from lerobot_env_omnistream.environments import EnvConfig, RecordedEnv, config_to_json
 from lerobot_env_omnistream.errors import SimError
-from lerobot_env_omnistream.experts import SCRIPTS, Expert
 from lerobot_env_omnistream.trials import env_of_process
 
 SETTINGS_FILE = "recording.json"
-EPISODE, FAILED, UNFINISHED, JOINED = "episode-", "failed-", "unfinished-", "joined"
+EPISODE, FAILED, UNFINISHED, JOINED, BEFORE = "episode-", "failed-", "unfinished-", "joined", "before"
 # More failures than this, and than half of the episodes asked for, and the recording gives up.
 FAILURES_ALLOWED = 20
 
@@ -42,9 +41,13 @@ class Progress:
     failed: int
     wanted: int
 
+    def __add__(self, task: Progress) -> Progress:
+        """What was before, and a task's own progress."""
+        return replace(self, recorded=self.recorded + task.recorded, failed=self.failed + task.failed)
+
 
 def record(
-    config: RobosuiteEnvConfig,
+    config: EnvConfig,
     episodes: int,
     out: Path,
     *,
@@ -52,33 +55,65 @@ def record(
     workers: int = 1,
     show: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
-    """Writes ``episodes`` successes of the task's expert to ``out``, from the first seeds that succeed.
+    """Writes ``episodes`` successes of each task's expert to ``out``, from the first seeds that succeed.
 
     Raises:
         SimError: there is no expert or no camera, ``out`` holds something else, a recording with other settings was
             begun there or is under way, or the expert fails too often.
     """
     _check(config, episodes, workers)
+    tasks = config.single_tasks()
     settings = {"env": config.settings(), "first_seed": first_seed, "episodes": episodes}
     if _is_complete(out, settings):
-        show(Progress(recorded=episodes, failed=0, wanted=episodes))
+        show(Progress(recorded=episodes * len(tasks), failed=0, wanted=episodes * len(tasks)))
         return out
+    if len(tasks) == 1:
+        return _record_task(tasks[0], settings, out, workers, show)
+    return _record_tasks(tasks, settings, out, workers, show)
+
+
+def _record_task(
+    config: EnvConfig, settings: dict[str, Any], out: Path, workers: int, show: Callable[[Progress], None]
+) -> Path:
+    settings = settings | {"env": config.settings()}
     parts = out.with_name(out.name + ".parts")
+    if (parts / BEFORE).exists() and not out.exists():  # killed between the two renames of an extension
+        (parts / BEFORE).rename(out)
+    if _is_complete(out, settings):
+        return out
     parts.mkdir(parents=True, exist_ok=True)
     with _locked(parts):
         _begin_or_resume(parts, settings)
-        _fill(parts, settings, workers, show)
-        _join(parts, out, settings)
+        earlier = _summary(out) if out.exists() else {"seeds": [], "failed_seeds": []}
+        _fill(config, parts, settings, earlier, workers, show)
+        _join_episodes(parts, out, settings, earlier)
     shutil.rmtree(parts)
     return out
 
 
-def _check(config: RobosuiteEnvConfig, episodes: int, workers: int) -> None:
+def _record_tasks(
+    configs: list[EnvConfig], settings: dict[str, Any], out: Path, workers: int, show: Callable[[Progress], None]
+) -> Path:
+    """Each task is a recording of its own in ``OUT.tasks/``; together they become one set."""
+    folder = out.with_name(out.name + ".tasks")
+    episodes, failed, summaries = settings["episodes"], 0, {}
+    for index, config in enumerate(configs):
+        before = Progress(recorded=index * episodes, failed=failed, wanted=len(configs) * episodes)
+        _record_task(config, settings, folder / config.task, workers, lambda now, before=before: show(before + now))
+        summaries[config.task] = _summary(folder / config.task)
+        failed += len(summaries[config.task]["failed_seeds"])
+    seeds = {name: {key: summary[key] for key in ("seeds", "failed_seeds")} for name, summary in summaries.items()}
+    shutil.rmtree(folder / JOINED, ignore_errors=True)
+    _join(
+        [folder / config.task for config in configs], folder / JOINED, folder / BEFORE, out, settings | {"tasks": seeds}
+    )
+    shutil.rmtree(folder)
+    return out
+
+
+def _check(config: EnvConfig, episodes: int, workers: int) -> None:
     _require_datasets()
-    if config.task not in SCRIPTS:
-        raise SimError(f"there is no expert for {config.task!r}; there are: {', '.join(SCRIPTS)}")
-    if not config.cameras or not config.state_keys:
-        raise SimError("a recording needs at least one camera and one state key")
+    config.require_expert()
     if episodes < 1 or workers < 1:
         raise SimError(f"episodes is {episodes} and workers {workers}; both must be at least 1")
 
@@ -91,25 +126,30 @@ def _require_datasets() -> None:
 
 
 def _is_complete(out: Path, settings: dict[str, Any]) -> bool:
-    """Whether ``out`` is this recording, finished; whatever else stands there is an error."""
+    """Whether ``out`` is this recording with all its episodes; whatever else stands there is an error, but a recording
+    of one task with fewer episodes, which can be extended."""
     if not out.exists():
         return False
-    try:
-        recorded = json.loads((out / "meta" / SETTINGS_FILE).read_text())
-    except OSError:
-        raise SimError(f"{out} exists and is no recording; choose another folder") from None
-    _check_same(out, recorded, settings)
+    recorded = _summary(out)
+    _check_same(out, recorded, settings, "first_seed")
+    if recorded["episodes"] < settings["episodes"] and "tasks" not in recorded:
+        return False
+    _check_same(out, recorded, settings, "episodes")
     return True
 
 
-def _check_same(where: Path, recorded: dict[str, Any], settings: dict[str, Any]) -> None:
-    before, now = _flat(recorded), _flat(settings)
+def _summary(out: Path) -> dict[str, Any]:
+    """What a finished recording says of itself."""
+    try:
+        return json.loads((out / "meta" / SETTINGS_FILE).read_text())
+    except OSError:
+        raise SimError(f"{out} exists and is no recording; choose another folder") from None
+
+
+def _check_same(where: Path, recorded: dict[str, Any], settings: dict[str, Any], count: str) -> None:
+    before, now = (some["env"] | {count: some[count]} for some in (recorded, settings))
     for name in (name for name in now if before.get(name) != now[name]):
         raise SimError(f"{where} was recorded with {name} {before.get(name)}, not {now[name]}; choose another folder")
-
-
-def _flat(settings: dict[str, Any]) -> dict[str, Any]:
-    return settings["env"] | {name: settings[name] for name in ("first_seed", "episodes")}
 
 
 @contextmanager
@@ -124,12 +164,11 @@ def _locked(parts: Path) -> Iterator[None]:
 
 def _begin_or_resume(parts: Path, settings: dict[str, Any]) -> None:
     """Removes what a killed recording left unfinished, and holds its settings against ours."""
-    for leftover in [*parts.glob(f"{UNFINISHED}*"), parts / JOINED]:
+    for leftover in [*parts.glob(f"{UNFINISHED}*"), parts / JOINED, parts / BEFORE]:
         shutil.rmtree(leftover, ignore_errors=True)
     file = parts / SETTINGS_FILE
     if file.exists():
-        _check_same(parts, json.loads(file.read_text()), settings)
-        return
+        _check_same(parts, json.loads(file.read_text()), settings, "first_seed")
     temporary = parts / f"{SETTINGS_FILE}.tmp"
     temporary.write_text(json.dumps(settings, indent=1))
     temporary.replace(file)
@@ -138,10 +177,18 @@ def _begin_or_resume(parts: Path, settings: dict[str, Any]) -> None:
 # ---- the episodes ----
 
 
-def _fill(parts: Path, settings: dict[str, Any], workers: int, show: Callable[[Progress], None]) -> None:
+def _fill(
+    config: EnvConfig,
+    parts: Path,
+    settings: dict[str, Any],
+    earlier: dict[str, Any],
+    workers: int,
+    show: Callable[[Progress], None],
+) -> None:
     """Runs seeds in their order, as many at a time as may still be needed, until there are enough successes."""
-    wanted, environment = settings["episodes"], json.dumps(settings["env"])
-    done, failed = _seeds(parts, EPISODE), _seeds(parts, FAILED)
+    wanted, environment = settings["episodes"], config_to_json(config)
+    done = _seeds(parts, EPISODE) | set(earlier["seeds"])
+    failed = _seeds(parts, FAILED) | set(earlier["failed_seeds"])
     seeds = (seed for seed in count(settings["first_seed"]) if seed not in done and seed not in failed)
     show(Progress(recorded=len(done), failed=len(failed), wanted=wanted))
     if len(done) >= wanted:
@@ -176,10 +223,10 @@ def _record_seed(environment: str, seed: int, parts: Path) -> bool:
     return True
 
 
-def run_episode(env: RobosuiteEnv, seed: int) -> list[dict[str, Any]]:
+def run_episode(env: RecordedEnv, seed: int) -> list[dict[str, Any]]:
     """The frames of one expert episode with LeRobot's keys; the observation is the one that the action answers."""
     observation, _ = env.reset(seed=seed)
-    expert = Expert(env.task, env.world, seed)
+    expert = env.make_expert(seed)
     frames: list[dict[str, Any]] = []
     ended = False
     while not ended:
@@ -197,21 +244,28 @@ def run_episode(env: RobosuiteEnv, seed: int) -> list[dict[str, Any]]:
 
 
 def _dataset_keys(observation: dict[str, Any]) -> dict[str, np.ndarray]:
-    images = {f"observation.images.{name}": image for name, image in observation["pixels"].items()}
+    images = {_image_key(name): image for name, image in _images(observation["pixels"]).items()}
     geometry = {f"observation.{key}": value.ravel() for key, value in observation.items() if _is_geometry(key)}
-    return {"observation.state": observation["agent_pos"]} | images | geometry
+    return {"observation.state": observation["agent_pos"].astype(np.float32)} | images | geometry
+
+
+def _images(pixels: Any) -> dict[str, Any]:
+    """Images, or their spaces, by camera; LeRobot's environments of one camera do not name it."""
+    return dict(pixels.items()) if hasattr(pixels, "items") else {"": pixels}
+
+
+def _image_key(camera: str) -> str:
+    return f"observation.images.{camera}" if camera else "observation.image"
 
 
 def _is_geometry(key: str) -> bool:
     return key.startswith(("intrinsics.", "world_from_camera."))
 
 
-def dataset_features(env: RobosuiteEnv) -> dict[str, dict[str, Any]]:
+def dataset_features(env: RecordedEnv) -> dict[str, dict[str, Any]]:
     """LeRobot's description of what a recording of the environment holds. Matrices lie row by row;
     depth is not recorded."""
-    config, space = env.config, env.observation_space
-    image = (config.image_height_px, config.image_width_px, 3)
-    names = ["height", "width", "channels"]
+    space = env.observation_space
     features = {
         "observation.state": _numbers(space["agent_pos"].shape),
         "action": _numbers(env.action_space.shape),
@@ -219,8 +273,9 @@ def dataset_features(env: RobosuiteEnv) -> dict[str, dict[str, Any]]:
         "next.success": _numbers((1,), "bool"),
         "next.done": _numbers((1,), "bool"),
     }
-    for camera in config.cameras:
-        features[f"observation.images.{camera}"] = {"dtype": "video", "shape": image, "names": names}
+    for camera, image in _images(space["pixels"]).items():
+        names = ["height", "width", "channels"]
+        features[_image_key(camera)] = {"dtype": "video", "shape": image.shape, "names": names}
     matrices = {key: _numbers((space[key].shape[0] ** 2,)) for key in space if _is_geometry(key)}
     return features | {f"observation.{key}": feature for key, feature in matrices.items()}
 
@@ -229,7 +284,7 @@ def _numbers(shape: tuple[int, ...], dtype: str = "float32") -> dict[str, Any]:
     return {"dtype": dtype, "shape": shape, "names": None}
 
 
-def write_dataset(env: RobosuiteEnv, frames: list[dict[str, Any]], root: Path) -> None:
+def write_dataset(env: RecordedEnv, frames: list[dict[str, Any]], root: Path) -> None:
     """A finished LeRobotDataset of one episode."""
     from lerobot.datasets.lerobot_dataset import LeRobotDataset
 
@@ -250,14 +305,23 @@ def write_dataset(env: RobosuiteEnv, frames: list[dict[str, Any]], root: Path) -
 # ---- the set ----
 
 
-def _join(parts: Path, out: Path, settings: dict[str, Any]) -> None:
-    """Joins the parts in the order of their seeds and moves the set into place by one rename."""
+def _join_episodes(parts: Path, out: Path, settings: dict[str, Any], earlier: dict[str, Any]) -> None:
+    """Behind the episodes of ``earlier``, which stand in ``out``, come the new ones in the order of their seeds."""
+    missing = settings["episodes"] - len(earlier["seeds"])
+    seeds = sorted(_seeds(parts, EPISODE) - set(earlier["seeds"]))[:missing]
+    roots = [out] * bool(earlier["seeds"]) + [parts / f"{EPISODE}{seed:08d}" for seed in seeds]
+    failed = sorted(_seeds(parts, FAILED) | set(earlier["failed_seeds"]))
+    summary = settings | {"seeds": earlier["seeds"] + seeds, "failed_seeds": failed}
+    _join(roots, parts / JOINED, parts / BEFORE, out, summary)
+
+
+def _join(roots: list[Path], joined: Path, before: Path, out: Path, summary: dict[str, Any]) -> None:
+    """Joins datasets in their order into ``joined`` and renames it to ``out``; what stood there goes to ``before``."""
     from lerobot.datasets.aggregate import aggregate_datasets
 
-    seeds = sorted(_seeds(parts, EPISODE))[: settings["episodes"]]
-    roots = [parts / f"{EPISODE}{seed:08d}" for seed in seeds]
-    name = f"omnistream/{settings['env']['task'].lower()}"
-    aggregate_datasets([name] * len(roots), name, roots=roots, aggr_root=parts / JOINED)
-    summary = settings | {"seeds": seeds, "failed_seeds": sorted(_seeds(parts, FAILED))}
-    (parts / JOINED / "meta" / SETTINGS_FILE).write_text(json.dumps(summary, indent=1))
-    (parts / JOINED).rename(out)
+    name = f"omnistream/{summary['env']['task'].lower()}"
+    aggregate_datasets([name] * len(roots), name, roots=roots, aggr_root=joined)
+    (joined / "meta" / SETTINGS_FILE).write_text(json.dumps(summary, indent=1))
+    if out.exists():
+        out.rename(before)
+    joined.rename(out)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import multiprocessing
 import time
 from collections.abc import Callable, Iterator
@@ -13,9 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from lerobot_env_omnistream.config import RobosuiteEnvConfig
-from lerobot_env_omnistream.env import RobosuiteEnv
-from lerobot_env_omnistream.experts import Expert
+from lerobot_env_omnistream.environments import EnvConfig, RecordedEnv, config_from_json, config_to_json
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,10 +26,10 @@ class Trial:
     largest_change: float
 
 
-def run_trial(env: RobosuiteEnv, seed: int) -> Trial:
+def run_trial(env: RecordedEnv, seed: int) -> Trial:
     """Resets the environment with ``seed`` and lets the expert act until the episode ends."""
     env.reset(seed=seed)
-    expert = Expert(env.task, env.world, seed)
+    expert = env.make_expert(seed)
     actions, ended, success = [], False, False
     while not ended:
         actions.append(expert.act())
@@ -42,9 +39,9 @@ def run_trial(env: RobosuiteEnv, seed: int) -> Trial:
     return Trial(seed=seed, success=success, steps=len(actions), largest_change=float(changes.max(initial=0)) / 2)
 
 
-def run_trials(config: RobosuiteEnvConfig, seeds: range, workers: int = 1) -> Iterator[Trial]:
+def run_trials(config: EnvConfig, seeds: range, workers: int = 1) -> Iterator[Trial]:
     """The trials in the order of their seeds, as they get done."""
-    settings = json.dumps(config.settings())
+    settings = config_to_json(config)
     if workers == 1:
         yield from (_trial_in_process(settings, seed) for seed in seeds)
         return
@@ -57,9 +54,9 @@ def _trial_in_process(settings: str, seed: int) -> Trial:
 
 
 @lru_cache(maxsize=1)
-def env_of_process(settings: str) -> RobosuiteEnv:
+def env_of_process(settings: str) -> RecordedEnv:
     """The one environment of a worker process, from its settings as JSON: building it costs seconds."""
-    return RobosuiteEnv(RobosuiteEnvConfig(**json.loads(settings)))
+    return config_from_json(settings).make_env()
 
 
 def summarise(task: str, trials: list[Trial], seconds: float) -> dict[str, Any]:
@@ -85,7 +82,7 @@ def _spread(values: list[int]) -> dict[str, float] | None:
 
 
 def timed_trials(
-    config: RobosuiteEnvConfig, seeds: range, workers: int, show: Callable[[Trial], None] = lambda trial: None
+    config: EnvConfig, seeds: range, workers: int, show: Callable[[Trial], None] = lambda trial: None
 ) -> dict[str, Any]:
     """Runs and summarises; ``show`` is called after each trial."""
     started, trials = time.monotonic(), []

@@ -76,6 +76,16 @@ def test_shards_with_an_index_are_read(model, saved):
     assert all(torch.equal(loaded.state_dict()[key], value) for key, value in tensors.items())
 
 
+def test_shards_are_written_small_enough_and_read_back(model, tmp_path):
+    largest = max(value.nbytes for value in model.state_dict().values())
+    model.save_pretrained(tmp_path, shard_bytes=2 * largest)
+    shards = sorted(tmp_path.glob("model-*.safetensors"))
+    assert len(shards) > 1 and not (tmp_path / "model.safetensors").exists()
+    assert all(sum(v.nbytes for v in load_file(shard).values()) <= 2 * largest for shard in shards)
+    loaded = OmniStreamModel.from_pretrained(tmp_path)
+    assert all(torch.equal(loaded.state_dict()[key], value) for key, value in model.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("change", "message"),
     [

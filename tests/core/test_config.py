@@ -50,7 +50,12 @@ ILLEGAL = [
     *((StreamConfig, {}, "sink", v) for v in (-1, 0.5)),
     *((StreamConfig, {}, "block_frames", v) for v in (0, 2.5)),
     *((StreamConfig, {}, "dtype", v) for v in ("float64", "bf16", None)),
-    *((StreamConfig, {}, "cache_dtype", v) for v in ("int8", "half")),
+    *((StreamConfig, {}, "cache_dtype", v) for v in ("int4", "half")),
+    *((StreamConfig, {}, "older", v) for v in (-1, 1.5)),
+    *((StreamConfig, {}, "older_every", v) for v in (0, "4")),
+    *((StreamConfig, {}, "older_mean", v) for v in ("yes", 1)),
+    *((StreamConfig, {}, "cache_mb", v) for v in (0, -1.0, NAN, "100")),
+    *((StreamConfig, {}, "engine", v) for v in ("cpp", None)),
 ]
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,8 @@ import pytest
 pytest.importorskip("rclpy")
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
-for folder in (HERE, ROOT / "ros2_ws", ROOT / "ros2_ws" / "src" / "omnistream_ros"):
+PACKAGES = ROOT / "ros2_ws" / "src"
+for folder in (HERE, ROOT / "ros2_ws", PACKAGES / "omnistream_ros", PACKAGES / "omnistream_policy"):
     sys.path.insert(0, str(folder))
 
 from build import installed_environment  # noqa: E402
@@ -77,6 +78,44 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("checkpoint")
     build_model(preset("tiny")).save_pretrained(folder)
     return folder
+
+
+@pytest.fixture(scope="session")
+def make_act_policy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Saves LeRobot's ACT with fixed random weights, for cameras of 64 x 48 pixels; the folder."""
+    pytest.importorskip("lerobot")
+    import torch
+    from lerobot.configs import FeatureType, PolicyFeature
+    from lerobot.policies.act.configuration_act import ACTConfig
+    from lerobot.policies.act.modeling_act import ACTPolicy
+    from lerobot.policies.factory import make_pre_post_processors
+
+    def make(cameras: list[str], state_size: int, action_size: int) -> Path:
+        torch.manual_seed(0)
+        images = {f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, (3, 48, 64)) for camera in cameras}
+        config = ACTConfig(
+            input_features=images | {"observation.state": PolicyFeature(FeatureType.STATE, (state_size,))},
+            output_features={"action": PolicyFeature(FeatureType.ACTION, (action_size,))},
+            pretrained_backbone_weights=None,
+            **{"chunk_size": 8, "n_action_steps": 8, "dim_model": 32, "n_heads": 2, "dim_feedforward": 64},
+            **{"n_encoder_layers": 1, "use_vae": False, "device": "cpu"},
+        )
+        stats = {key: {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.3)} for key in images}
+        for key, size in (("observation.state", state_size), ("action", action_size)):
+            stats[key] = {"mean": torch.zeros(size), "std": torch.ones(size)}
+        folder = tmp_path_factory.mktemp("act")
+        ACTPolicy(config).save_pretrained(folder)
+        for processor in make_pre_post_processors(config, dataset_stats=stats):
+            processor.save_pretrained(folder)
+        return folder
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def act_policy(make_act_policy: Callable[..., Path]) -> Path:
+    """One camera, two joints, two numbers of action."""
+    return make_act_policy(["front"], 2, 2)
 
 
 @pytest.fixture

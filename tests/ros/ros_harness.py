@@ -97,15 +97,15 @@ class Process:
 
 
 class Workspace:
-    """The built workspace: starts its executables."""
+    """The built workspace: starts its executables, with ``transport`` in their environment."""
 
-    def __init__(self, install: Path, env: dict[str, str], logs: Path) -> None:
-        self.install, self._env, self._logs = install, env, logs
+    def __init__(self, install: Path, env: dict[str, str], logs: Path, transport: dict[str, str] = TRANSPORT) -> None:
+        self.install, self._env, self._logs, self._transport = install, env, logs, transport
         self._numbers = itertools.count()
 
     def environment(self, domain: int, **extra: str) -> dict[str, str]:
         logs = {"ROS_LOG_DIR": str(self._logs)}
-        return self._env | TRANSPORT | {"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"} | logs | extra
+        return self._env | self._transport | {"ROS_DOMAIN_ID": str(domain), "OMP_NUM_THREADS": "1"} | logs | extra
 
     def run(
         self,
@@ -114,11 +114,11 @@ class Workspace:
         parameters: dict[str, Any] | None = None,
         *,
         env: dict[str, str] | None = None,
+        package: str = "omnistream_ros",
     ) -> Process:
-        """``ros2 run omnistream_ros EXECUTABLE --ros-args -p ...``."""
-        path = self.install / "omnistream_ros" / "lib" / "omnistream_ros" / executable
-        arguments = [f"-p {name}:={_yaml(value)}".split(" ", 1) for name, value in (parameters or {}).items()]
-        command = [str(path), "--ros-args", *itertools.chain.from_iterable(arguments)]
+        """``ros2 run PACKAGE EXECUTABLE --ros-args -p ...``."""
+        path = self.install / package / "lib" / package / executable
+        command = [str(path), *ros_arguments(parameters or {})]
         return self._start(executable, command, self.environment(domain, **(env or {})))
 
     def script(self, path: Path, domain: int, *arguments: str) -> Process:
@@ -129,11 +129,17 @@ class Workspace:
         return Process(command, env, self._logs / f"{next(self._numbers):03d}_{name}.log")
 
 
+def ros_arguments(parameters: dict[str, Any]) -> list[str]:
+    """``--ros-args -p name:=value ...``"""
+    arguments = [f"-p {name}:={_yaml(value)}".split(" ", 1) for name, value in parameters.items()]
+    return ["--ros-args", *itertools.chain.from_iterable(arguments)]
+
+
 def _yaml(value: Any) -> str:
     if isinstance(value, bool):
         return str(value).lower()
     if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(f'"{entry}"' for entry in value) + "]"
+        return "[" + ", ".join(_yaml(entry) for entry in value) + "]"
     return f'"{value}"' if isinstance(value, str) else str(value)
 
 

@@ -76,7 +76,7 @@ def heard(workspace: Workspace, checkpoint: Path, tmp_path_factory: pytest.TempP
     ):
         node.wait_for("configured")
         observer.wait_for("listening")
-        replay = {"path": str(folder / "bag"), "wait_for_readers": 1, "rate": 0.5}
+        replay = {"path": str(folder / "bag"), "wait_for_readers": 1, "rate": 0.2}  # on a busy machine too
         with workspace.run("replay_node", domain, replay) as player:
             player.wait_for(f"played {FRAMES} images", 120)
             assert player.wait() == 0

@@ -43,6 +43,8 @@ def test_it_plays_every_image_in_its_own_time_and_ends(workspace: Workspace, fol
     }
     with Peer(domain) as peer, workspace.run("replay_node", domain, parameters) as player:
         images, clock = peer.listen("image_raw", Image, 50), peer.listen("/clock", Clock, 100)
+        peer.until(lambda: images, 60, "the first image")
+        assert peer.node.count_publishers("camera_info") == 0, "without intrinsics nobody is to wait for them"
         peer.until(lambda: not player.is_alive(), 120, "the end")
         assert player.wait() == 0
         peer.spin(0.3)

@@ -40,3 +40,11 @@ def test_the_report_counts() -> None:
     assert (report.resets, report.last_reset) == (1, "gap")
     assert report.latency_ms[0] == pytest.approx(100)
     assert report.stage_ms["publish"] == (3.0, 3.0)
+
+
+def test_what_is_processed_but_not_published_is_no_output() -> None:
+    status = CameraStatus()
+    status.done(1.2, 1.1, 5, "cam", {"decode": 1.0, "step": 2.0})
+    report = status.report(1.2)
+    assert (report.processed, report.published, report.newest_output_stamp_ns) == (1, 0, None)
+    assert math.isnan(report.latency_ms[0]) and report.stage_ms["step"] == (2.0, 2.0)

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import Future
 
 import pytest
 
 pytest.importorskip("lerobot")
 pytest.importorskip("robosuite")
 
-from lerobot_env_omnistream import RobosuiteEnvConfig
+from lerobot_env_omnistream import RobosuiteEnvConfig, recording
 from lerobot_env_omnistream.env import RobosuiteEnv
 
 CAMERAS = ["agentview", "robot0_eye_in_hand"]
@@ -41,4 +42,35 @@ def renderer_variables(monkeypatch):
     """Lets a test change the variables that choose a renderer."""
     for name in ("MUJOCO_GL", "PYOPENGL_PLATFORM"):
         monkeypatch.setenv(name, os.environ.get(name, ""))
+    return monkeypatch
+
+
+class SameProcessPool:
+    """Runs what is submitted at once, and may be told to die at the n-th."""
+
+    dies_at = None
+
+    def __init__(self, *args, **kwargs):
+        self.submitted = 0
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *exception):
+        return False
+
+    def submit(self, function, *arguments):
+        self.submitted += 1
+        if self.submitted == self.dies_at:
+            raise KeyboardInterrupt
+        future = Future()
+        future.set_result(function(*arguments))
+        return future
+
+
+@pytest.fixture
+def one_process(monkeypatch):
+    """Recording without worker processes."""
+    monkeypatch.setattr(recording, "ProcessPoolExecutor", SameProcessPool)
+    monkeypatch.setattr(SameProcessPool, "dies_at", None)
     return monkeypatch

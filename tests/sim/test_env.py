@@ -147,6 +147,25 @@ def test_depth_unprojects_onto_table_and_cube(lift_env):
     assert np.mean(distance_m < half_diagonal_m + 5e-3) > 0.9
 
 
+def test_what_is_left_out_of_a_picture_is_not_in_it(lift_env):
+    """From anywhere, geoms outside the field of view are not drawn, and the picture is what it is with all of them."""
+    lift_env.reset(seed=0)
+    renderer, data = lift_env._ensure_renderer(), lift_env.world.sim.data._data
+    camera, seen = lift_env._camera_ids["agentview"], renderer._in_view
+    rng, drawn = np.random.default_rng(0), []
+    for _ in range(6):
+        rotation_33, _ = np.linalg.qr(rng.normal(size=(3, 3)))
+        data.cam_xpos[camera] = rng.uniform(-1, 1, 3) + [0, 0, 1.5]
+        data.cam_xmat[camera] = (rotation_33 * np.sign(np.linalg.det(rotation_33))).ravel()
+        picture_HW3 = renderer.rgb(data, camera)
+        drawn.append(renderer._scene.ngeom)
+        renderer._in_view = lambda *_: np.ones(renderer._model.ngeom, bool)
+        np.testing.assert_array_equal(picture_HW3, renderer.rgb(data, camera))
+        renderer._in_view = seen
+        assert drawn[-1] < renderer._scene.ngeom
+    assert len(set(drawn)) > 1
+
+
 def test_projection_and_its_inverse_agree():
     rng = np.random.default_rng(0)
     rotation_33, _ = np.linalg.qr(rng.normal(size=(3, 3)))

@@ -20,41 +20,9 @@ def small(**settings) -> RobosuiteEnvConfig:
     return RobosuiteEnvConfig(cameras=["agentview"], image_height_px=64, image_width_px=64, **settings)
 
 
-class SameProcessPool:
-    """Runs what is submitted at once, and may be told to die at the n-th."""
-
-    dies_at = None
-
-    def __init__(self, *args, **kwargs):
-        self.submitted = 0
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *exception):
-        return False
-
-    def submit(self, function, *arguments):
-        from concurrent.futures import Future
-
-        self.submitted += 1
-        if self.submitted == self.dies_at:
-            raise KeyboardInterrupt
-        future = Future()
-        future.set_result(function(*arguments))
-        return future
-
-
-@pytest.fixture
-def one_process(monkeypatch):
-    monkeypatch.setattr(recording, "ProcessPoolExecutor", SameProcessPool)
-    monkeypatch.setattr(SameProcessPool, "dies_at", None)
-    return monkeypatch
-
-
 def test_a_killed_recording_goes_on_and_loads(tmp_path, one_process):
     out, parts = tmp_path / "lift", tmp_path / "lift.parts"
-    one_process.setattr(SameProcessPool, "dies_at", 2)
+    one_process.setattr(recording.ProcessPoolExecutor, "dies_at", 2)
     with pytest.raises(KeyboardInterrupt):
         record(small(), 2, out)
     assert [path.name for path in parts.glob("episode-*")] == ["episode-00000000"]
@@ -62,15 +30,15 @@ def test_a_killed_recording_goes_on_and_loads(tmp_path, one_process):
     (parts / "unfinished-00000001-1").mkdir()  # what a killed worker leaves
     first = (parts / "episode-00000000" / "meta" / "info.json").stat().st_mtime_ns
 
-    one_process.setattr(SameProcessPool, "dies_at", None)
+    one_process.setattr(recording.ProcessPoolExecutor, "dies_at", None)
     seen = []
-    joined = recording._join
+    joined = recording._join_episodes
 
     def join(where, *arguments):
         assert (where / "episode-00000000" / "meta" / "info.json").stat().st_mtime_ns == first, "recorded twice"
         joined(where, *arguments)
 
-    one_process.setattr(recording, "_join", join)
+    one_process.setattr(recording, "_join_episodes", join)
     record(small(), 2, out, show=seen.append)
     assert [progress.recorded for progress in seen] == [1, 2]
     assert not parts.exists()
@@ -79,10 +47,28 @@ def test_a_killed_recording_goes_on_and_loads(tmp_path, one_process):
     assert summary["seeds"] == [0, 1] and summary["env"]["task"] == "Lift"
 
     record(small(), 2, out)  # finished: nothing to do
-    with pytest.raises(SimError, match="episodes 2, not 3; choose another folder"):
-        record(small(), 3, out)
+    with pytest.raises(SimError, match="episodes 2, not 1; choose another folder"):
+        record(small(), 1, out)
     with pytest.raises(SimError, match="fps 20, not 10"):
         record(small(fps=10), 2, out)
+
+
+def test_a_finished_recording_is_extended(tmp_path, one_process):
+    out, config = tmp_path / "lift", small(object_spread=0.5)
+    record(config, 1, out)
+    first = LeRobotDataset("omnistream/lift", root=out)[3]["action"]
+    renamed = type(out).rename
+    one_process.setattr(type(out), "rename", lambda self, to: renamed(self, to) if self.name != "joined" else 1 / 0)
+    with pytest.raises(ZeroDivisionError):  # killed at the worst moment
+        record(config, 2, out)
+    one_process.setattr(type(out), "rename", renamed)
+    seen = []
+    record(config, 2, out, show=seen.append)
+    assert [progress.recorded for progress in seen] == [2], "nothing is recorded again"
+    check_dataset(out, episodes=2)
+    assert json.loads((out / "meta" / "recording.json").read_text())["seeds"] == [0, 1]
+    assert (LeRobotDataset("omnistream/lift", root=out)[3]["action"] == first).all()
+    assert [path.name for path in tmp_path.iterdir()] == ["lift"]
 
 
 def check_dataset(root, episodes: int) -> None:

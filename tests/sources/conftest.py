@@ -57,7 +57,9 @@ class Bag:
         header = self.header(stamp_ns, "camera_optical")
         self.add(topic, "sensor_msgs/msg/CompressedImage", stamp_ns, header=header, format="jpeg", data=data_X)
 
-    def camera_info(self, topic: str, size_wh: tuple[int, int], k: list[float], index: int = 0) -> None:
+    def camera_info(
+        self, topic: str, size_wh: tuple[int, int], k: list[float], index: int = 0, *, binning: int = 0
+    ) -> None:
         names = "DKRP" if self.is_ros1 else "dkrp"
         values = (np.zeros(5), np.array(k, float), np.eye(3).reshape(-1), np.zeros(12))
         roi = self.new("sensor_msgs/msg/RegionOfInterest", x_offset=0, y_offset=0, height=0, width=0, do_rectify=False)
@@ -70,8 +72,8 @@ class Bag:
             height=size_wh[1],
             width=size_wh[0],
             distortion_model="plumb_bob",
-            binning_x=0,
-            binning_y=0,
+            binning_x=binning,
+            binning_y=binning,
             roi=roi,
             **dict(zip(names, values, strict=True)),
         )

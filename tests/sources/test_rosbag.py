@@ -202,6 +202,19 @@ def test_camera_info_of_another_size_is_an_error_with_both(
         list(source)
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_binned_camera_has_its_intrinsics_scaled(
+    kind: str, new_bag: NewBag, scene: SimpleNamespace, tmp_path: Path
+) -> None:
+    bag = new_bag(kind)
+    bag.camera_info(INFO, (128, 96), [100.0, 0, 63.5, 0, 110.0, 47.5, 0, 0, 1], binning=2)
+    bag.image(COLOUR, 0, scene.picture(0), "rgb8")
+    with open_source(bag.write(tmp_path)) as source:
+        (frame,) = source
+    assert frame.camera is not None
+    np.testing.assert_array_equal(frame.camera.matrix_33, [[50, 0, 32], [0, 55, 24], [0, 0, 1]])
+
+
 @pytest.mark.parametrize("focal", [0.0, float("nan")])
 def test_an_uncalibrated_camera_is_unknown(
     focal: float, new_bag: NewBag, scene: SimpleNamespace, tmp_path: Path, caplog: pytest.LogCaptureFixture

@@ -5,6 +5,7 @@ else is in the batch.
 """
 
 from .config import CLASS_ID, CLASSES, HELD_OUT_SEED, ClipBatch, WorldConfig
+from .language import Description, Question, describe, describe_clips
 from .places import sample_scene
 from .render import render_clips, render_scenes
 from .scene import Scene, SceneObject
@@ -14,9 +15,13 @@ __all__ = [
     "CLASS_ID",
     "HELD_OUT_SEED",
     "ClipBatch",
+    "Description",
+    "Question",
     "Scene",
     "SceneObject",
     "WorldConfig",
+    "describe",
+    "describe_clips",
     "render_clips",
     "render_scenes",
     "sample_scene",

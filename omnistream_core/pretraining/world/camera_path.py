@@ -15,7 +15,7 @@ MODES = {
     "tabletop": ("wrist", "wrist", "circle", "circle", "fixed"),
     "open": ("walk", "walk", "head", "drive", "drive", "orbit", "rotate", "fly", "still"),
 }
-_CANDIDATES = 10
+_CANDIDATES = 6
 _MOST_TURN_DEG_S = 110.0
 
 
@@ -58,7 +58,18 @@ def _view_score(position_CT3, angles_CT3, plan):
     for reach_m in (0.7, 1.4):
         free_m_C = plan.clearance(eye_CT3 + reach_m * heading_CT3, slice(None, None, 3)).min(axis=1)
         score_C += 3 * free_m_C.clip(-0.3, 0.3)
+    score_C += 0.5 * _in_view(eye_CT3[:, 0, :2], heading_CT3[:, 0, :2], plan)
     return score_C - score_C.min()
+
+
+def _in_view(eye_C2, heading_C2, plan):
+    """How many things lie ahead at first, at most four. (C,)"""
+    if not plan.objects:
+        return np.zeros(len(eye_C2))
+    delta_CO2 = np.array([o.base_T3[0, :2] for o in plan.objects]) - eye_C2[:, None]
+    ahead_CO = np.einsum("coi,ci->co", delta_CO2, heading_C2)
+    far_CO = np.hypot(delta_CO2[..., 0], delta_CO2[..., 1])
+    return ((ahead_CO > 0.8 * far_CO) & (far_CO < 8)).sum(1).clip(max=4)
 
 
 def _candidate(rng, mode, plan, speed):

@@ -25,12 +25,12 @@ CLASS_ID = {name: i for i, name in enumerate(CLASSES)}
 class WorldConfig:
     """Size and statistics of the clips.
 
-    fov_x_deg: horizontal field of view, drawn once per clip. objects: number of free objects (furniture,
-    clutter, movers; things on walls come on top). rate_hz: frame rate. speed_scale: range of the per-clip
-    factor on camera and object speed. supersample: colour rays per pixel side; depth and ids use one ray
-    through the pixel centre. moving_share: share of clips with moving objects. places: kinds of scenes, each as
-    often as it is named. labels: what is computed besides depth and ids, out of LABELS. textures: file of
-    photographs made by training/pack_textures.py, None = without.
+    fov_x_deg: horizontal field of view, drawn once per clip. objects: number of free objects (furniture, clutter,
+    movers; things on walls come on top). rate_hz: frame rate. speed_scale: range of the per-clip factor on camera and
+    object speed. supersample: colour rays per pixel; the first goes through its centre, and depth and ids are what
+    that one hits. moving_share: share of clips with moving objects. places: kinds of scenes, each as often as it is
+    named. labels: what is computed besides depth and ids, out of LABELS. textures: file of photographs made by
+    training/pack_textures.py, None = without.
     """
 
     height_px: int = 96
@@ -40,7 +40,7 @@ class WorldConfig:
     objects: tuple[int, int] = (4, 16)
     rate_hz: float = 10.0
     speed_scale: tuple[float, float] = (0.4, 2.0)
-    supersample: int = 2
+    supersample: int = 3
     moving_share: float = 0.5
     shadows: bool = True
     places: tuple[str, ...] = ("room", "room", "room", "corridor", "hall", "hall", "tabletop", "tabletop", "open")
@@ -52,7 +52,7 @@ class WorldConfig:
         _check_number("width_px", self.width_px, 4, 4096)
         _check_number("frames", self.frames, 1, 4096)
         _check_number("rate_hz", self.rate_hz, 0.1, 1000.0)
-        _check_number("supersample", self.supersample, 1, 4)
+        _check_number("supersample", self.supersample, 1, 16)
         _check_number("moving_share", self.moving_share, 0.0, 1.0)
         _check_range("fov_x_deg", self.fov_x_deg, 20.0, 120.0)
         _check_range("objects", self.objects, 0, 40)

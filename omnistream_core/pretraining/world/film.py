@@ -27,9 +27,13 @@ def sample_effects(rng):
     """Row of EFFECTS for one clip."""
     row = dict(exposure=np.exp(rng.normal(0, 0.35)), gamma=rng.uniform(1.8, 2.6), vignette=rng.uniform(0, 0.6))
     row.update(zip(("red", "green", "blue"), 1 + rng.normal(0, 0.08, size=3).clip(-0.2, 0.2), strict=True))
-    row.update(noise=rng.uniform(0.001, 0.03), defocus_px=rng.uniform(0.25, 0.5), seed=rng.integers(1, 1 << 20))
+    row.update(
+        noise=np.exp(rng.uniform(np.log(0.001), np.log(0.025))),
+        defocus_px=rng.uniform(0.25, 0.5),
+        seed=rng.integers(1, 1 << 20),
+    )
     row.update(shutter=rng.uniform(0, 0.6), jpeg=0.0, band=0.0, band_rows=rng.uniform(20, 90), flicker=0.0)
-    row.update(band_hz=rng.uniform(-3, 3), contrast=rng.uniform(0.75, 1.5))
+    row.update(band_hz=rng.uniform(-3, 3), contrast=rng.uniform(0.85, 1.7))
     chance = rng.random(4)
     if chance[0] < 0.15:
         row["defocus_px"] = rng.uniform(0.5, 1.3)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .material import FABRICS, FLOORS, PICTURES, SMALL, WALLS, WOODS, mean_colour, sample_material
+from .material import FABRICS, FLOORS, INDEX, PICTURES, SMALL, WALLS, WOODS, mean_colour, sample_material
 from .scene import Thing
 from .shapes import (
     BALL,
@@ -26,11 +26,12 @@ VIVID = (0.0, 1.0)
 
 def thing(parts, kind, label, look, *, deep, wide=None, high, radius=None, top=0.0):
     wide = deep if wide is None else wide
+    colour = None if look is None or look[INDEX["photo_blend"]] > 0 else mean_colour(look)
     return Thing(
         parts=parts,
         kind=kind,
         label=label,
-        colour=None if look is None else mean_colour(look),
+        colour=colour,
         radius_m=0.5 * float(np.hypot(deep, wide)) if radius is None else radius,
         depth_m=deep,
         width_m=wide,

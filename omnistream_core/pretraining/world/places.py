@@ -165,7 +165,7 @@ def _corridor(plan, count, moving):
 def _hall(plan, count, moving):
     """A big office, workshop or lounge: islands of tables with what belongs to them."""
     rng = plan.rng
-    _indoors(plan, (rng.uniform(7, 22), rng.uniform(6, 16), rng.uniform(2.5, 5.5)))
+    _indoors(plan, (rng.uniform(6, 18), rng.uniform(6, 13), rng.uniform(2.5, 5.0)))
     _floors(plan)
     _openings(plan, windows=int(rng.integers(1, 6)), doors=int(rng.integers(1, 4)), pictures=int(rng.integers(0, 4)))
     for _ in range(rng.integers(0, 5)):
@@ -173,7 +173,7 @@ def _hall(plan, count, moving):
             plan, furniture.pillar(rng, plan.height_m), [(*_somewhere(plan, 0.8), 0.0) for _ in range(3)], scenery=True
         )
     yaw = rng.choice((0.0, np.pi / 2))
-    for _ in range(2 + count // 3):
+    for _ in range(3 + count // 2):
         _island(plan, yaw + rng.choice((0.0, np.pi)))
     for _ in range(count):
         if plan.tops and rng.random() < 0.3:

@@ -8,10 +8,10 @@ numbers, N materials of a clip, C columns of a table. Room axes: z up. Camera ax
 """
 
 import functools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import torch
@@ -23,7 +23,11 @@ from .places import sample_scene
 from .scene import Scene
 from .texture import load_photos
 
+_LIGHT = ("eye_3R", "lamp_6R", "lamp2_6R", "ambient_3R", "fog_4R", "room_6R")
+# Places of the rays in a pixel: evenly spread (Roberts 2018, the plastic number's sequence), the centre first.
+_SPREAD = [((0.5 + 0.7548776662 * i) % 1, (0.5 + 0.5698402910 * i) % 1) for i in range(16)]
 CHUNK_TILES = {"cpu": 128, "cuda": 8192}
+_LOOK_UP = (shading.surface, shading.paint, shading.paint_photos, shading.illuminate)
 _KERNELS = (cast.room_key, cast.box_key, cast.round_key, cast.unpack_key, cast.pixel_directions, cast.lamp_directions,
             shading.surface, shading.paint, shading.paint_photos, shading.illuminate, film.develop)  # fmt: skip
 
@@ -31,8 +35,10 @@ _KERNELS = (cast.room_key, cast.box_key, cast.round_key, cast.unpack_key, cast.p
 @functools.cache
 def _kernels(compiled):
     """The pointwise functions by name, as they are or each compiled."""
-    wrap = functools.partial(torch.compile, dynamic=False) if compiled else lambda fn: fn
-    return SimpleNamespace(**{fn.__name__: wrap(fn) for fn in _KERNELS})
+    if not compiled:
+        return SimpleNamespace(**{fn.__name__: fn for fn in _KERNELS})
+    fixed = {fn.__name__: torch.compile(fn, dynamic=False) for fn in _KERNELS}
+    return SimpleNamespace(**fixed | {fn.__name__: torch.compile(fn) for fn in _LOOK_UP})
 
 
 def render_clips(
@@ -65,8 +71,8 @@ class _Tables:
     frame: dict[str, Tensor]
     eye_CX: Tensor
     lamp_CX: Tensor
-    geometry_CX: Tensor
-    materials_MY: Tensor
+    geometry_XC: Tensor
+    materials_YM: Tensor
     centre_FK3: Tensor
     unit_from_room_FK33: Tensor
     room_from_unit_FK33: Tensor
@@ -103,8 +109,8 @@ class _Tables:
             frame=frame,
             eye_CX=cast.slot_table(eye, centre, unit_from_room, shape).flatten(1),
             lamp_CX=cast.slot_table(light[:3].T, centre, unit_from_room, shape).flatten(1),
-            geometry_CX=torch.cat([centre, unit_from_room.flatten(2), half, shape], -1).permute(2, 0, 1).flatten(1),
-            materials_MY=tensor([s.materials_NM for s in scenes]).T.contiguous(),
+            geometry_XC=_any_length(torch.cat([centre, unit_from_room.flatten(2), half, shape], -1).flatten(0, 1)),
+            materials_YM=_any_length(tensor([s.materials_NM for s in scenes])),
             centre_FK3=centre,
             unit_from_room_FK33=unit_from_room,
             room_from_unit_FK33=room_from_unit,
@@ -113,6 +119,12 @@ class _Tables:
             instance_BK=tensor([s.instance_K for s in scenes], torch.int16, np.stack),
             classes_BN=tensor([s.classes_N for s in scenes], torch.int16, np.stack),
         )
+
+
+def _any_length(table_XC):
+    """Batches of another size shall not compile the kernels anew."""
+    torch._dynamo.mark_dynamic(table_XC, 0)
+    return table_XC
 
 
 def _corners(poses_F44, centre_FK3, room_from_unit_FK33):
@@ -164,6 +176,8 @@ class _Chunk:
         frame_R, place_R = tile_R // per_frame, tile_R % per_frame
         self.row = {name: value[..., frame_R].contiguous() for name, value in tables.frame.items()}
         self.lens_R = self.row["lens_R"][0]
+        self.sharp_R = self.lens_R * math.sqrt(config.supersample)
+        self.light = {name: self.row[name] for name in _LIGHT}
         self.frame_R = frame_R
         self.start_table_R = frame_R * (tables.present_FK.shape[1] + 1)
         self.start_slot_R = frame_R * tables.present_FK.shape[1]
@@ -173,21 +187,17 @@ class _Chunk:
 
 
 def _render_chunk(kernels, tables, chunk, groups, config):
-    """Linear colour (3, R, P), z-depth, slot, skin (R, P), perhaps normals (3, R, P)."""
-    rays_3RP, depth_RP, slot_RP = _look(kernels, tables, chunk, groups, (0.5, 0.5))
-    lit_RP = torch.ones_like(depth_RP)
-    if config.shadows:
-        lit_RP = _shadow(kernels, tables, chunk, rays_3RP, depth_RP)
-    sharp_R = chunk.lens_R * config.supersample
-    spot_9RP, skin_RP = kernels.surface(
-        tables.geometry_CX, chunk.start_slot_R, chunk.row["eye_3R"], sharp_R, rays_3RP, depth_RP, slot_RP
-    )
-    side = config.supersample
-    total: Any = 0.0
-    for place in [((j + 0.5) / side, (i + 0.5) / side) for i in range(side) for j in range(side)]:
-        hit = (rays_3RP, depth_RP, slot_RP) if side == 1 else _look(kernels, tables, chunk, groups, place)
-        total = total + torch.stack(_shade(kernels, tables, chunk, config, hit, lit_RP))
-    maps = dict(linear=total / side**2, depth=depth_RP, slot=slot_RP, skin=skin_RP)
+    """Linear colour (3, R, P), z-depth, slot, skin (R, P), perhaps normals and points (3, R, P)."""
+    hit = _look(kernels, tables, chunk, groups, (0.5, 0.5))
+    rays_3RP, depth_RP, slot_RP = hit
+    lit_RP = _shadow(kernels, tables, chunk, rays_3RP, depth_RP) if config.shadows else torch.ones_like(depth_RP)
+    spot_9RP, skin_RP = _surface(kernels, tables, chunk, hit)
+    linear_3RP = _shade(kernels, tables, chunk, config, hit, (spot_9RP, skin_RP), lit_RP, torch.zeros_like(rays_3RP))
+    for place in _SPREAD[1 : config.supersample]:
+        hit = _look(kernels, tables, chunk, groups, place)
+        around = _surface(kernels, tables, chunk, hit)
+        linear_3RP = _shade(kernels, tables, chunk, config, hit, around, lit_RP, linear_3RP)
+    maps = dict(linear=linear_3RP / config.supersample, depth=depth_RP, slot=slot_RP, skin=skin_RP)
     if "normals" in config.labels:
         maps["normals"] = spot_9RP[3:6]
     if "flow" in config.labels:
@@ -218,20 +228,22 @@ def _shadow(kernels, tables, chunk, rays_3RP, depth_RP):
     return cast.nearest_hit(kernels, room_CR, groups, to_point_3RP)[0]
 
 
-def _shade(kernels, tables, chunk, config, hit, lit_RP):
-    """Linear RGB, three (R, P)."""
-    rays_3RP, depth_RP, slot_RP = hit
-    sharp_R = chunk.lens_R * config.supersample
-    spot_9RP, skin_RP = kernels.surface(
-        tables.geometry_CX, chunk.start_slot_R, chunk.row["eye_3R"], sharp_R, rays_3RP, depth_RP, slot_RP
-    )
+def _surface(kernels, tables, chunk, hit):
+    """Spots (9, R, P) and material slots (R, P) of hits."""
+    return kernels.surface(tables.geometry_XC, chunk.start_slot_R, chunk.row["eye_3R"], chunk.sharp_R, *hit)
+
+
+def _shade(kernels, tables, chunk, config, hit, around, lit_RP, so_far_3RP):
+    """Linear RGB (3, R, P), added to what other rays of the pixels brought."""
+    spot_9RP, skin_RP = around
     if config.textures is None:
-        colour = kernels.paint(tables.materials_MY, chunk.begin_R, spot_9RP, skin_RP)
+        colour_3RP = kernels.paint(tables.materials_YM, chunk.begin_R, spot_9RP, skin_RP)
     else:
-        texels_L, count = load_photos(config.textures, str(rays_3RP.device))
-        colour = kernels.paint_photos(tables.materials_MY, chunk.begin_R, spot_9RP, skin_RP, texels_L, count)
-    light = {name: chunk.row[name] for name in ("eye_3R", "lamp_6R", "lamp2_6R", "ambient_3R", "fog_4R", "room_6R")}
-    return kernels.illuminate(light, tables.materials_MY, chunk.begin_R, spot_9RP, skin_RP, colour, rays_3RP, lit_RP)
+        texels_L, count = load_photos(config.textures, str(lit_RP.device))
+        colour_3RP = kernels.paint_photos(tables.materials_YM, chunk.begin_R, spot_9RP, skin_RP, texels_L, count)
+    return kernels.illuminate(
+        chunk.light, tables.materials_YM, chunk.begin_R, spot_9RP, skin_RP, colour_3RP, hit[0], lit_RP, so_far_3RP
+    )
 
 
 def _drift_px(scene):

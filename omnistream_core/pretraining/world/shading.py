@@ -14,13 +14,13 @@ GEOMETRY = 18  # columns of the slot geometry: centre 3, unit_from_room 9, half 
 _SHADOW_BIAS_M = 0.004
 
 
-def surface(geometry_CX, start_R, eye_3R, sharp_R, directions_3RP, depth_RP, slot_RP):
+def surface(geometry_XC, start_R, eye_3R, sharp_R, directions_3RP, depth_RP, slot_RP):
     """Point, normal, surface coordinates u, v and footprint (all metres): (9, R, P); and material slot (int32).
 
-    geometry_CX: slot geometry; start_R: where a tile's frame begins in it.
+    geometry_XC: slot geometry; start_R: where a tile's frame begins in it.
     """
     index_RP = start_R[:, None] + slot_RP
-    row = [geometry_CX[i][index_RP] for i in range(GEOMETRY)]
+    row = [geometry_XC[index_RP, i] for i in range(GEOMETRY)]
     point = [eye_3R[i, :, None] + directions_3RP[i] * depth_RP for i in range(3)]
     normal, u_RP, v_RP, skin_RP = _chart(row, point, slot_RP)
     length2_RP = sum(directions_3RP[i] * directions_3RP[i] for i in range(3))
@@ -53,26 +53,26 @@ def _chart(row, point, slot_RP):
     return [n * over for n in normal], u, v, skin.to(torch.int32)
 
 
-def paint(materials_MY, begin_R, spot_9RP, skin_RP):
-    """Albedo of every hit, three (R, P), without photographs."""
-    return albedo(_material(materials_MY, begin_R, skin_RP), spot_9RP[6], spot_9RP[7], spot_9RP[8])
+def paint(materials_YM, begin_R, spot_9RP, skin_RP):
+    """Albedo of every hit, (3, R, P), without photographs."""
+    return torch.stack(albedo(_material(materials_YM, begin_R, skin_RP), spot_9RP[6], spot_9RP[7], spot_9RP[8]))
 
 
-def paint_photos(materials_MY, begin_R, spot_9RP, skin_RP, texels_L, count):
-    """Albedo of every hit, three (R, P)."""
-    material = _material(materials_MY, begin_R, skin_RP)
+def paint_photos(materials_YM, begin_R, spot_9RP, skin_RP, texels_L, count):
+    """Albedo of every hit, (3, R, P)."""
+    material = _material(materials_YM, begin_R, skin_RP)
     plain = albedo(material, spot_9RP[6], spot_9RP[7], spot_9RP[8])
     photo = photo_albedo(texels_L, count, material, spot_9RP[6], spot_9RP[7], spot_9RP[8])
-    return [torch.lerp(a, b, material["photo_blend"]) for a, b in zip(plain, photo, strict=True)]
+    return torch.stack([torch.lerp(a, b, material["photo_blend"]) for a, b in zip(plain, photo, strict=True)])
 
 
-def _material(materials_MY, begin_R, skin_RP):
+def _material(materials_YM, begin_R, skin_RP):
     index_RP = begin_R[:, None] + skin_RP
-    return {name: materials_MY[i][index_RP] for name, i in INDEX.items()}
+    return {name: materials_YM[index_RP, i] for name, i in INDEX.items()}
 
 
-def illuminate(light, materials_MY, begin_R, spot_9RP, skin_RP, colour, directions_3RP, lit_RP):
-    """Light from the lamps and the surroundings on painted points, then fog: three (R, P).
+def illuminate(light, materials_YM, begin_R, spot_9RP, skin_RP, colour_3RP, directions_3RP, lit_RP, so_far_3RP):
+    """Light from the lamps and the surroundings on painted points, then fog: (3, R, P), added to so_far_3RP.
 
     light: name -> row numbers. lit_RP: share of the way from the main lamp at which something is hit (1 = the point).
     """
@@ -80,14 +80,15 @@ def illuminate(light, materials_MY, begin_R, spot_9RP, skin_RP, colour, directio
     length_RP = torch.sqrt(sum(directions_3RP[i] * directions_3RP[i] for i in range(3)))
     view = [directions_3RP[i] / length_RP for i in range(3)]
     specular, polish, glow, unlit = (
-        materials_MY[INDEX[name]][index_RP] for name in ("specular", "polish", "emission", "unlit")
+        materials_YM[index_RP, INDEX[name]] for name in ("specular", "polish", "emission", "unlit")
     )
     point, normal = [spot_9RP[i] for i in range(3)], [spot_9RP[i] for i in range(3, 6)]
     shine, gloss_RP = _light(light, point, normal, view, lit_RP, specular, polish)
     way_m_RP = sum((point[i] - light["eye_3R"][i, :, None]) ** 2 for i in range(3)).sqrt()
     clear_RP = torch.exp(-light["fog_4R"][3, :, None] * way_m_RP)
-    seen = [colour[i] * (shine[i] * (1 - unlit) + glow) + gloss_RP * (1 - unlit) for i in range(3)]
-    return [torch.lerp(light["fog_4R"][i, :, None].expand_as(seen[i]), seen[i], clear_RP) for i in range(3)]
+    seen = [colour_3RP[i] * (shine[i] * (1 - unlit) + glow) + gloss_RP * (1 - unlit) for i in range(3)]
+    fog = [light["fog_4R"][i, :, None] for i in range(3)]
+    return torch.stack([so_far_3RP[i] + fog[i] + (seen[i] - fog[i]) * clear_RP for i in range(3)])
 
 
 def _light(light, point, normal, view, lit_RP, specular, polish):

@@ -49,7 +49,7 @@ def upright(x, y, low, high, radius, look, shape_3=CYLINDER):
 def rod(a, b, radius, look, shape_3=CYLINDER):
     """Round body from point a to point b, each (3,) or (T, 3); the length is that of the first frame."""
     a, b = np.asarray(a, float), np.asarray(b, float)
-    length = np.linalg.norm(np.reshape(b - a, (-1, 3))[0])
+    length = float(np.sqrt((np.reshape(b - a, (-1, 3))[0] ** 2).sum()))
     return Part(kind="round", centre=0.5 * (a + b), half_3=(radius, radius, 0.5 * length), look=look,
                 axes=axes_along(b - a), shape_3=shape_3)  # fmt: skip
 
@@ -73,27 +73,33 @@ def waisted(share):
 
 def rotation_z(angle):
     """Rotation about z: (..., 3, 3) of angles (...)."""
-    cos, sin, zero = np.cos(angle), np.sin(angle), np.zeros_like(angle)
-    return _matrix([[cos, -sin, zero], [sin, cos, zero], [zero, zero, zero + 1]])
+    cos, sin = np.cos(angle), np.sin(angle)
+    axes = np.zeros((*np.shape(angle), 3, 3))
+    axes[..., 0, 0], axes[..., 0, 1], axes[..., 1, 0], axes[..., 1, 1], axes[..., 2, 2] = cos, -sin, sin, cos, 1.0
+    return axes
 
 
 def rotation_y(angle):
     """Rotation about y: (..., 3, 3)."""
-    cos, sin, zero = np.cos(angle), np.sin(angle), np.zeros_like(angle)
-    return _matrix([[cos, zero, sin], [zero, zero + 1, zero], [-sin, zero, cos]])
-
-
-def _matrix(rows):
-    return np.stack([np.stack(row, -1) for row in rows], -2)
+    cos, sin = np.cos(angle), np.sin(angle)
+    axes = np.zeros((*np.shape(angle), 3, 3))
+    axes[..., 0, 0], axes[..., 0, 2], axes[..., 2, 0], axes[..., 2, 2], axes[..., 1, 1] = cos, sin, -sin, cos, 1.0
+    return axes
 
 
 def axes_along(direction):
-    """Rotation (..., 3, 3) whose z axis points along direction (..., 3)."""
-    z = direction / (np.linalg.norm(direction, axis=-1, keepdims=True) + 1e-12)
-    helper = np.where(np.abs(z[..., 2:]) > 0.9, np.array([1.0, 0.0, 0.0]), np.array([0.0, 0.0, 1.0]))
-    x = np.cross(helper, z)
-    x /= np.linalg.norm(x, axis=-1, keepdims=True)
-    return np.stack([x, np.cross(z, x), z], -1)
+    """A rotation (..., 3, 3) whose z axis points along direction (..., 3).
+
+    Without branches except at straight down (Duff et al. 2017, Building an orthonormal basis, revisited).
+    """
+    x, y, z = np.moveaxis(direction / (np.sqrt((direction * direction).sum(-1, keepdims=True)) + 1e-12), -1, 0)
+    sign = np.where(z < 0, -1.0, 1.0)
+    a = -1.0 / (sign + z)
+    axes = np.empty((*np.shape(x), 3, 3))
+    axes[..., 0, 0], axes[..., 1, 0], axes[..., 2, 0] = 1 + sign * x * x * a, sign * x * y * a, -sign * x
+    axes[..., 0, 1], axes[..., 1, 1], axes[..., 2, 1] = x * y * a, sign + y * y * a, -y
+    axes[..., 0, 2], axes[..., 1, 2], axes[..., 2, 2] = x, y, z
+    return axes
 
 
 def tilted(rng, most_rad):

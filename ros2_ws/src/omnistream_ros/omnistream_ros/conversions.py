@@ -7,7 +7,6 @@ y left, z up. The world of a stream is the optical frame of its first image; ``o
 from __future__ import annotations
 
 from array import array
-from typing import Any
 
 import numpy as np
 import torch
@@ -63,20 +62,6 @@ def transform_message(header: Header, child_frame: str, pose: Pose) -> Transform
         pose.position.z,
     )
     return TransformStamped(header=header, child_frame_id=child_frame, transform=transform)
-
-
-def matrix_from_pose(pose: Pose) -> np.ndarray:
-    """(4, 4) of a Pose; the inverse of ``pose_message``."""
-    q = np.array([pose.orientation.w, pose.orientation.x, pose.orientation.y, pose.orientation.z])
-    w, x, y, z = q / np.linalg.norm(q)
-    matrix = np.eye(4)
-    matrix[:3, :3] = [
-        [1 - 2 * (y * y + z * z), 2 * (x * y - w * z), 2 * (x * z + w * y)],
-        [2 * (x * y + w * z), 1 - 2 * (x * x + z * z), 2 * (y * z - w * x)],
-        [2 * (x * z - w * y), 2 * (y * z + w * x), 1 - 2 * (x * x + y * y)],
-    ]
-    matrix[:3, 3] = pose.position.x, pose.position.y, pose.position.z
-    return matrix
 
 
 def odometry_message(
@@ -153,31 +138,8 @@ def millimetres(depth_m_HW: np.ndarray) -> np.ndarray:
 # ---- intrinsics ----
 
 
-def camera_from_info(info: CameraInfo) -> CameraModel:
-    """Intrinsics of the images that ``info`` speaks of, its binning and region of interest taken into account.
-
-    ROS counts pixel centres as integers, we count pixel corners: the principal point moves by half a pixel.
-
-    Raises:
-        ConfigError: zero size, focal length not positive, values that are not finite: an uncalibrated camera.
-    """
-    x_bins, y_bins = max(1, info.binning_x), max(1, info.binning_y)
-    width, height = info.roi.width or info.width, info.roi.height or info.height
-    fx, _, cx, _, fy, cy, *_ = (float(value) for value in info.k)
-    return CameraModel(
-        width_px=int(width) // x_bins,
-        height_px=int(height) // y_bins,
-        fx_px=fx / x_bins,
-        fy_px=fy / y_bins,
-        cx_px=(cx + 0.5 - info.roi.x_offset) / x_bins,
-        cy_px=(cy + 0.5 - info.roi.y_offset) / y_bins,
-        distortion_model=info.distortion_model,
-        distortion=tuple(float(value) for value in info.d),
-    )
-
-
 def info_from_camera(camera: CameraModel, header: Header) -> CameraInfo:
-    """The inverse of ``camera_from_info``, without binning."""
+    """The inverse of the core's ``camera_from_info``, without binning."""
     fx, fy, cx, cy = camera.fx_px, camera.fy_px, camera.cx_px - 0.5, camera.cy_px - 0.5
     return CameraInfo(
         header=header,
@@ -218,10 +180,3 @@ def fill_cloud(message: PointCloud2, points: np.ndarray) -> None:
     else:
         del message.data[:]
         message.data.frombytes(raw)
-
-
-def points_of(message: PointCloud2) -> np.ndarray:
-    """(n, f) or organised (h, w, f) float32 view of a cloud from ``fill_cloud``."""
-    columns = message.point_step // 4
-    shape: Any = (message.height, message.width, columns) if message.height > 1 else (message.width, columns)
-    return np.frombuffer(message.data, np.float32).reshape(shape)

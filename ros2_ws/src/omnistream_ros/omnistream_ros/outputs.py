@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from geometry_msgs.msg import PoseStamped
 from nav_msgs.msg import Odometry, Path
+from rclpy.event_handler import PublisherEventCallbacks
 from rclpy.lifecycle import LifecycleNode
 from rclpy.lifecycle.publisher import LifecyclePublisher
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
@@ -100,11 +101,17 @@ class CameraOutputs:
             self._node.destroy_lifecycle_publisher(publisher)
         self._publishers.clear()
 
-    def publish(self, result: StepResult) -> None:
-        """Publish one result, the most urgent first."""
+    def publish(self, result: StepResult) -> bool:
+        """Publish one result: images first, which take the longest to their readers, then what takes time to compute.
+
+        Returns:
+            False where the node is not active any more: nothing was published.
+        """
+        if not any(publisher.is_activated for publisher in self._publishers.values()):
+            return False
+        self._publish_images(result)
         pose = conversions.pose_message(conversions.odom_from_camera_link(result.prediction.world_from_camera_44))
         self._publish_pose(result, pose)
-        self._publish_images(result)
         if self._wanted("points"):
             self._points.header = result.header
             conversions.fill_cloud(self._points, self._cloud.build(result.prediction, result.frame.image_HW3))
@@ -112,6 +119,7 @@ class CameraOutputs:
         self._publish_features(result)
         self._publish_path(result, pose)
         self._publish_map(result)
+        return True
 
     def _create_publishers(self) -> None:
         settings = self._settings
@@ -123,6 +131,8 @@ class CameraOutputs:
         )
         tf_qos = QoSProfile(depth=100)
         latched_qos = QoSProfile(depth=1, durability=DurabilityPolicy.TRANSIENT_LOCAL)
+        # Each event that is waited for makes every wake-up of the executor longer; who is offered all can miss nothing.
+        events = PublisherEventCallbacks(use_default_callbacks=not reliable)
         for switch, name, kind, topic, profile in (
             (settings.publish_tf, "tf", TFMessage, "/tf", tf_qos),
             (settings.publish_camera_tf, "tf_static", TFMessage, "/tf_static", latched_qos),
@@ -140,7 +150,9 @@ class CameraOutputs:
         ):
             if switch:
                 full = topic if topic.startswith("/") else self._prefix + topic
-                self._publishers[name] = self._node.create_lifecycle_publisher(kind, full, profile)
+                self._publishers[name] = self._node.create_lifecycle_publisher(
+                    kind, full, profile, event_callbacks=events
+                )
 
     def _wanted(self, name: str) -> bool:
         publisher = self._publishers.get(name)

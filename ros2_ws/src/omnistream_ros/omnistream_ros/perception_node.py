@@ -20,7 +20,7 @@ from rclpy.clock_type import ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
-from sensor_msgs.msg import CameraInfo, CompressedImage, Image
+from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool
 
 from omnistream_core.config import StreamConfig
@@ -29,6 +29,7 @@ from omnistream_core.session import StreamSession
 from omnistream_msgs.msg import StreamStatus
 from omnistream_msgs.srv import ResetStream
 from omnistream_ros import diagnostics
+from omnistream_ros.camera_info import CameraInfoReader
 from omnistream_ros.conversions import stamp_ns_of
 from omnistream_ros.outputs import CameraOutputs, ModelFacts
 from omnistream_ros.parameters import PerceptionSettings
@@ -76,10 +77,9 @@ class PerceptionNode(LifecycleNode):
         self._cameras: list[CameraStatus] = []
         self._outputs: list[CameraOutputs] = []
         self._image_subscriptions: dict[int, Any] = {}
-        self._info_subscriptions: dict[int, Any] = {}
+        self._info_readers: dict[int, CameraInfoReader] = {}
         self._first_image_s: dict[int, float] = {}
         self._newest_stamp_ns: dict[int, int] = {}
-        self._infos: list[CameraInfo | None] = []
         self._incompatible: set[int] = set()
         self._refused_before: list[int] = []
         self._worker: Worker[Arrival] | None = None
@@ -104,7 +104,7 @@ class PerceptionNode(LifecycleNode):
             self.get_logger().error(f"cannot configure: {error}")
             return TransitionCallbackReturn.FAILURE
         self._cameras = [CameraStatus() for _ in settings.cameras]
-        self._infos, self._refused_before = [None] * len(settings.cameras), [0] * len(settings.cameras)
+        self._refused_before = [0] * len(settings.cameras)
         facts = ModelFacts(checkpoint=settings.checkpoint, layer=session.model.config.backbone.depth - 1)
         self._outputs = [CameraOutputs(self, settings, stream, facts) for stream in range(len(settings.cameras))]
         self._pipeline = Pipeline(session, settings, self._cameras, self._outputs, self._warn)
@@ -165,11 +165,8 @@ class PerceptionNode(LifecycleNode):
         kind, suffix = (Image, "") if settings.transport == "raw" else (CompressedImage, "/compressed")
         for stream, camera in enumerate(settings.cameras):
             prefix = f"{camera}/" if camera else ""
-            if settings.use_camera_info:  # before the image: the executor serves them in this order
-                on_info = partial(self._on_camera_info, stream)
-                self._info_subscriptions[stream] = self.create_subscription(
-                    CameraInfo, f"{prefix}camera_info", on_info, qos
-                )
+            if settings.use_camera_info:
+                self._info_readers[stream] = CameraInfoReader(self, f"{prefix}camera_info", qos)
             events = SubscriptionEventCallbacks(incompatible_qos=partial(self._on_incompatible_qos, stream))
             on_image = partial(self._on_image, stream)
             self._image_subscriptions[stream] = self.create_subscription(
@@ -188,13 +185,15 @@ class PerceptionNode(LifecycleNode):
         self._is_active = False
         if self._worker is not None:
             self._worker.stop()
-        for subscription in (*self._image_subscriptions.values(), *self._info_subscriptions.values()):
+        for subscription in self._image_subscriptions.values():
             self.destroy_subscription(subscription)
+        for reader in self._info_readers.values():
+            reader.close()
         for outputs in self._outputs:
             outputs.close()
         self._outputs, self._cameras = [], []
         self._worker, self._pipeline = None, None
-        for kept in (self._image_subscriptions, self._info_subscriptions, self._incompatible):
+        for kept in (self._image_subscriptions, self._info_readers, self._incompatible):
             kept.clear()
         self._first_image_s.clear()
         self._newest_stamp_ns.clear()
@@ -206,14 +205,13 @@ class PerceptionNode(LifecycleNode):
     def _on_image(self, stream: int, message: Image | CompressedImage) -> None:
         if not (self._is_active and self._is_enabled) or self._worker is None:
             return
-        now_s = time.monotonic()
-        if self._awaits_info(stream, now_s):
+        now_s, reader = time.monotonic(), self._info_readers.get(stream)
+        info = reader.newest() if reader else None
+        if reader and info is None and self._may_still_come(stream, reader, now_s):
             self._cameras[stream].arrived(now_s, replaced=False)
             self._cameras[stream].refuse("came before camera_info")
             return
-        arrival = Arrival(
-            message=message, info=self._infos[stream], arrived_s=now_s, silence_s=self._silence_s(stream, message)
-        )
+        arrival = Arrival(message=message, info=info, arrived_s=now_s, silence_s=self._silence_s(stream, message))
         replaced = self._worker.mailbox.put(stream, arrival)
         self._cameras[stream].arrived(now_s, replaced=replaced)
 
@@ -224,18 +222,10 @@ class PerceptionNode(LifecycleNode):
         self._newest_stamp_ns[stream] = stamp_ns
         return (stamp_ns - before_ns) / 1e9
 
-    def _awaits_info(self, stream: int, now_s: float) -> bool:
-        """The camera publishes its intrinsics, and the first of them may still come."""
-        if self._infos[stream] is not None or stream not in self._info_subscriptions:
-            return False
-        if now_s - self._first_image_s.setdefault(stream, now_s) > INFO_WAIT_S:
-            return False
-        return bool(self._info_subscriptions[stream].get_publisher_count() > 0)
-
-    def _on_camera_info(self, stream: int, message: CameraInfo) -> None:
-        known = self._infos[stream]
-        if known is None or not _same_intrinsics(known, message):
-            self._infos[stream] = message
+    def _may_still_come(self, stream: int, reader: CameraInfoReader, now_s: float) -> bool:
+        """The camera publishes its intrinsics, and the first images wait for them."""
+        waits_s = now_s - self._first_image_s.setdefault(stream, now_s)
+        return waits_s <= INFO_WAIT_S and reader.has_publisher()
 
     def _on_incompatible_qos(self, stream: int, _event: Any) -> None:
         self._incompatible.add(stream)
@@ -309,17 +299,6 @@ class PerceptionNode(LifecycleNode):
             cache_capacity=settings.window + settings.sink,
             cache_bytes=session.stats.cache_bytes,
         )
-
-
-def _same_intrinsics(one: CameraInfo, other: CameraInfo) -> bool:
-    """So that an unchanged CameraInfo, which comes with every image, is parsed once."""
-    return (
-        (one.width, one.height, one.binning_x, one.binning_y)
-        == (other.width, other.height, other.binning_x, other.binning_y)
-        and one.roi == other.roi
-        and (one.k == other.k).all()
-        and one.d == other.d
-    )
 
 
 def main(args: list[str] | None = None, *, session_factory: SessionFactory = load_session) -> None:

@@ -12,6 +12,7 @@ from sensor_msgs.msg import CameraInfo, CompressedImage, Image
 
 from omnistream_core.errors import ConfigError, OmniStreamError
 from omnistream_core.session import StreamSession
+from omnistream_core.sources.camera_info import camera_from_info
 from omnistream_core.sources.image_codec import ImageError, UnknownEncodingError
 from omnistream_core.types import CameraModel, Frame, Prediction
 from omnistream_ros import conversions
@@ -47,7 +48,7 @@ class Arrival:
 class Outputs(Protocol):
     """Where results of one camera go."""
 
-    def publish(self, result: StepResult) -> None: ...
+    def publish(self, result: StepResult) -> bool: ...
     def reset(self) -> None: ...
     def apply(self, settings: PerceptionSettings) -> None: ...
 
@@ -156,7 +157,7 @@ class Pipeline:
         camera = self._cameras[stream]
         if info is not None and info is not camera.info:
             try:
-                camera.model = conversions.camera_from_info(info)
+                camera.model = camera_from_info(info)
                 camera.info = info
                 if conversions.is_distorted(camera.model):
                     self._warn(
@@ -205,8 +206,8 @@ class Pipeline:
         header = arrival.message.header
         start_s = time.perf_counter()
         info = camera.info if frame.camera is not None else None
-        camera.outputs.publish(StepResult(header=header, frame=frame, prediction=prediction, info=info))
-        camera.stage_ms["publish"] = _ms_since(start_s)
+        if camera.outputs.publish(StepResult(header=header, frame=frame, prediction=prediction, info=info)):
+            camera.stage_ms["publish"] = _ms_since(start_s)
         camera.status.done(time.monotonic(), arrival.arrived_s, frame.stamp_ns or 0, header.frame_id, camera.stage_ms)
 
     def _reset(self, stream: int, reason: str) -> None:

@@ -34,6 +34,7 @@ from omnistream_ros.running import run
 NODE_NAME = "replay_node"
 CLOCK_PERIOD_S = 0.02
 INFO_READERS_S = 2.0
+SETTLE_S = 0.5  # readers miss what is sent before they know of us, and what they have not read when we end
 RECORDED_WORLD = "recorded_world"
 
 
@@ -59,7 +60,8 @@ class ReplayNode(Node):
         self._source = open_source(self._settings.path, topic=self._settings.topic or None)
         qos = QoSProfile(depth=10)
         self._image = self.create_publisher(Image, "image_raw", qos)
-        self._info = self.create_publisher(CameraInfo, "camera_info", qos)
+        has_camera = self._source.describe().get("camera") is not None  # else nobody is to wait for it
+        self._info = self.create_publisher(CameraInfo, "camera_info", qos) if has_camera else None
         self._clock = self.create_publisher(Clock, "/clock", qos) if self._settings.publish_clock else None
         if self._settings.publish_truth:
             self._true_depth = self.create_publisher(Image, "truth/depth", qos)
@@ -99,7 +101,7 @@ class ReplayNode(Node):
         except SourceError as error:
             self.exit_code = 1
             self.get_logger().error(f"the recording broke off: {error}")
-        if self._is_closing.is_set():
+        if self._is_closing.wait(SETTLE_S):
             return
         self.get_logger().info(f"played {self.published} images{_remarks(self._source)}")
         if self._settings.exit_at_end:
@@ -111,9 +113,11 @@ class ReplayNode(Node):
         while self._image.get_subscription_count() < wanted and not self._is_closing.wait(0.02):
             pass
         deadline_s = time.monotonic() + INFO_READERS_S
-        while self._info.get_subscription_count() < wanted and time.monotonic() < deadline_s:
+        while self._info and self._info.get_subscription_count() < wanted and time.monotonic() < deadline_s:
             if self._is_closing.wait(0.02):
                 return
+        if wanted:
+            self._is_closing.wait(SETTLE_S)
 
     def _play_once(self) -> None:
         self._pace.restart()
@@ -156,7 +160,7 @@ class ReplayNode(Node):
 
     def _publish(self, frame: Frame, stamp_ns: int) -> None:
         header = Header(stamp=conversions.stamp_message(stamp_ns), frame_id=frame.frame_id or self._settings.frame_id)
-        if frame.camera is not None:
+        if self._info and frame.camera is not None:
             self._info.publish(conversions.info_from_camera(frame.camera, header))
         self._message.header = header
         conversions.fill_image(self._message, frame.image_HW3, "rgb8")

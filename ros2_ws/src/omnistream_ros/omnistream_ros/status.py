@@ -118,13 +118,14 @@ class CameraStatus:
             self.last_reset = reason
 
     def done(self, now_s: float, arrived_s: float, stamp_ns: int, frame_id: str, stage_ms: dict[str, float]) -> None:
-        """An image was processed and, unless the node was deactivated meanwhile, published."""
+        """An image was processed and, if ``stage_ms`` has that stage, published."""
         with self._lock:
             self.processed += 1
-            self.published += "publish" in stage_ms
-            self.newest_output_stamp_ns, self.frame_id = stamp_ns, frame_id
-            self._out.add(now_s)
-            self._latency.add((now_s - arrived_s) * 1e3)
+            if "publish" in stage_ms:
+                self.published += 1
+                self.newest_output_stamp_ns, self.frame_id = stamp_ns, frame_id
+                self._out.add(now_s)
+                self._latency.add((now_s - arrived_s) * 1e3)
             for stage, value in stage_ms.items():
                 self._stages[stage].add(value)
 

@@ -110,19 +110,6 @@ class Worker(Generic[Item]):
         self.mailbox.close()
         self._thread.join()
 
-    def run_and_wait(self, command: Command, timeout_s: float) -> bool:
-        """Do ``command`` in its turn; True if that came within ``timeout_s``."""
-        done = threading.Event()
-
-        def and_tell() -> None:
-            try:
-                command()
-            finally:
-                done.set()
-
-        self.mailbox.command(and_tell)
-        return done.wait(timeout_s)
-
     def _run(self) -> None:
         while (work := self.mailbox.take()) is not None:
             try:

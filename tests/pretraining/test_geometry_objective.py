@@ -1,21 +1,15 @@
-"""Training objectives: what they are zero for, what they do not see, and that training resumes where it stopped."""
+"""The geometry objective: what it is zero for, and what it does not see."""
 
 from __future__ import annotations
 
-from dataclasses import fields, replace
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import Tensor
 
-from omnistream_core.config import BackboneConfig, HeadConfig, ModelConfig
-from omnistream_core.geometry import fov_from_intrinsics, matrix_to_quaternion, points_from_rays, pose_matrix, ray_map
-from omnistream_core.model import build_model
-from omnistream_core.preprocess import normalise
+from omnistream_core.geometry import fov_from_intrinsics, matrix_to_quaternion, pose_matrix, ray_map
 from omnistream_core.pretraining.objectives import GeometryTruth, GeometryWeights, geometry_losses
-from omnistream_core.pretraining.state import load_state, save_state
-from omnistream_core.pretraining.trainer import make_optimizers, mirrored, truth_of
-from omnistream_core.pretraining.world import WorldConfig, render_clips
 from omnistream_core.types import GeometryOutput
 
 B, T, H, W = 2, 3, 8, 12
@@ -128,85 +122,3 @@ def test_a_clip_without_any_known_depth_spoils_nothing():
     sum(terms.values()).backward()
     assert {name for name, value in terms.items() if not value.isfinite()} == set()
     assert leaf.grad.isfinite().all() and not leaf.grad[1].any()
-
-
-# ---- the world in a mirror, and training on it ----
-
-WORLD = WorldConfig(height_px=32, width_px=32, frames=3, supersample=1)
-
-
-@pytest.fixture(scope="module")
-def clips():
-    return render_clips([3, 5], WORLD)
-
-
-def test_a_mirrored_clip_is_the_mirror_image_of_the_scene(clips):
-    """Rays turn with the image, and each pixel's point is the mirror image of the point that was there."""
-    flipped = mirrored(clips)
-    assert torch.equal(flipped.images_BT3HW, clips.images_BT3HW.flip(-1))
-    rays, mirror_rays = (ray_map(c.world_from_camera_BT44, c.intrinsics_B33[:, None], 32, 32) for c in (clips, flipped))
-    other_side = torch.tensor([-1.0, 1, 1])
-    assert torch.allclose(mirror_rays, rays.flip(3) * torch.cat((other_side, other_side)), atol=1e-5)
-    points, mirror_points = (points_from_rays(r, c.depth_m_BTHW) for r, c in ((rays, clips), (mirror_rays, flipped)))
-    assert torch.allclose(mirror_points, points.flip(3) * other_side, atol=1e-4)
-    rotation = flipped.world_from_camera_BT44[..., :3, :3]
-    assert torch.allclose(torch.linalg.det(rotation), torch.ones(2, 3), atol=1e-5)
-    twice = mirrored(flipped)
-    for name in (f.name for f in fields(clips) if getattr(clips, f.name) is not None):
-        assert torch.equal(getattr(twice, name), getattr(clips, name)), name
-
-
-def small_model() -> torch.nn.Module:
-    backbone = BackboneConfig(width=48, depth=4, heads=2, levels=(0, 1, 2, 3), patch_px=8, rope_rescale=1.0)
-    torch.manual_seed(0)
-    heads = HeadConfig(features=8, ray_features=8, camera_hidden=16)
-    return build_model(ModelConfig(backbone=backbone, heads=heads)).train()
-
-
-def train_on(clips, model, optimizers, steps: int) -> list[float]:
-    """Losses of plain steps on the same clips."""
-    images, history = normalise(model.config.preprocess, clips.images_BT3HW), []
-    for _ in range(steps):
-        loss = sum(geometry_losses(model(images).geometry, truth_of(clips), GeometryWeights()).values())
-        loss.backward()
-        for optimizer in optimizers:
-            optimizer.step()
-            optimizer.zero_grad(set_to_none=True)
-        history.append(float(loss.detach()))
-    return history
-
-
-def test_a_resumed_training_goes_on_bitwise_as_if_never_stopped(clips, tmp_path):
-    whole = small_model()
-    optimizers = make_optimizers(whole, lr=3e-3)
-    history = train_on(clips, whole, optimizers, 2)
-    save_state(tmp_path / "state.safetensors", whole, optimizers, {"step": 2, "note": "a b"})
-    history += train_on(clips, whole, optimizers, 2)
-
-    again = small_model()
-    fresh = make_optimizers(again, lr=3e-3)
-    assert load_state(tmp_path / "state.safetensors", again, fresh) == {"step": 2, "note": "a b"}
-    assert train_on(clips, again, fresh, 2) == history[2:]
-    for name, value in whole.state_dict().items():
-        assert torch.equal(again.state_dict()[name], value), name
-    assert history[-1] < history[0], "nothing was learnt"
-
-    forgetful = small_model()  # the moments matter: without them the same steps lead elsewhere
-    load_state(tmp_path / "state.safetensors", forgetful, make_optimizers(forgetful, lr=3e-3))
-    assert train_on(clips, forgetful, make_optimizers(forgetful, lr=3e-3), 2) != history[2:]
-
-
-def test_a_state_is_whole_or_absent(clips, tmp_path, monkeypatch):
-    model = small_model()
-    path = tmp_path / "state.safetensors"
-    save_state(path, model, make_optimizers(model, lr=1e-3), {"step": 1})
-    before = path.read_bytes()
-
-    def cut_short(tensors, where, metadata):
-        where.write_bytes(b"half")
-        raise OSError("no space left on device")
-
-    monkeypatch.setattr("omnistream_core.pretraining.state.save_file", cut_short)
-    with pytest.raises(OSError, match="no space"):
-        save_state(path, model, make_optimizers(model, lr=1e-3), {"step": 2})
-    assert path.read_bytes() == before

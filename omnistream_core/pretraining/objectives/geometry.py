@@ -1,4 +1,4 @@
-"""Training objectives as pure functions. Shape letters: B clips, T frames, H W pixels.
+"""Streaming geometry as a pure function. Shape letters: B clips, T frames, H W pixels.
 
 Source: OmniStream 2026, streaming geometry: confidence-weighted L1 on depth and on its gradient minus alpha *
 log(confidence);

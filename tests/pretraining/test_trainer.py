@@ -1,0 +1,244 @@
+"""Training runs: killed and started again, spread over processes, stopped by a bad loss; and what is written."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_run import MODEL, koleo_of_share, small_run
+
+from omnistream_core.config import BackboneConfig
+from omnistream_core.errors import ConfigError
+from omnistream_core.heads.language import LanguageConfig, LanguageHead
+from omnistream_core.model import OmniStreamModel
+from omnistream_core.pretraining.config import ParallelConfig, Stage, Task
+from omnistream_core.pretraining.data import generator_for
+from omnistream_core.pretraining.export import export_checkpoint
+from omnistream_core.pretraining.feed import Feed, StageStart, bounded_visibility, draw_frames, draw_visibility
+from omnistream_core.pretraining.learner import Learner
+from omnistream_core.pretraining.objectives import koleo_loss
+from omnistream_core.pretraining.parallel import Processes, parallelise
+from omnistream_core.pretraining.state import newest_state
+from omnistream_core.pretraining.trainer import Run, TrainingStoppedError, train
+
+PROGRAM = Path(__file__).with_name("small_run.py")
+# Without KoLeo, whose gradient is rounding noise where all clips still look alike, and with short steps.
+SMOOTH = {"koleo": 0.0, "lr": 1e-5, "steps": 4}
+LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--standalone")
+
+
+def losses(folder: Path) -> list[dict[str, float]]:
+    lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
+    return [{k: v for k, v in line.items() if k == "step" or "/" in k} for line in lines]
+
+
+def program(
+    folder: Path, changes: dict[str, object] | None = None, launcher=(sys.executable,)
+) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([*launcher, PROGRAM, folder, json.dumps(changes or {})], env=environment)
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory) -> Path:
+    """An uninterrupted run."""
+    folder = tmp_path_factory.mktemp("whole")
+    train(small_run(), folder)
+    return folder
+
+
+def test_a_run_tells_of_every_step_and_learns(whole):
+    told = losses(whole)
+    assert [line["step"] for line in told] == [1, 2, 3, 4, 5, 6]
+    assert {"geometry/depth", "image/dino", "video/ibot", "video/koleo"} < set(told[0])
+    assert "video/gram" not in told[2] and "video/gram" in told[4], "gram starts in the middle"
+    assert told[-1]["geometry/depth"] < told[0]["geometry/depth"]
+    assert json.loads((whole / "config.json").read_text())["steps"] == 6
+    assert list((whole / "tensorboard").iterdir())
+
+
+def test_killed_at_any_moment_and_started_again_gives_the_same_losses(whole, tmp_path):
+    process = program(tmp_path, {"save_every_s": 0.0})
+    while not (tmp_path / "state-00000003").exists() and process.poll() is None:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run ended before it could be killed"
+    assert program(tmp_path, {"save_every_s": 0.0}).wait() == 0
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_a_run_that_pauses_goes_on_where_it_was(whole, tmp_path):
+    train(small_run(), tmp_path, pause_after_s=0.0)
+    assert len(losses(tmp_path)) < 6 and newest_state(tmp_path) is not None
+    train(small_run(), tmp_path)
+    assert losses(tmp_path) == losses(whole)
+
+
+def test_a_half_written_state_is_not_found(tmp_path):
+    (tmp_path / "state-00000009.partial").mkdir()
+    (tmp_path / "state-00000007").mkdir()
+    assert newest_state(tmp_path) is None
+    (tmp_path / "state-00000007" / "facts.json").write_text("{}")
+    assert newest_state(tmp_path) == tmp_path / "state-00000007"
+
+
+def test_koleo_of_two_processes_is_that_of_the_whole_batch(tmp_path):
+    torch.manual_seed(0)
+    whole_TBD = torch.randn(3, 8, 5).requires_grad_()
+    loss = koleo_loss(whole_TBD)
+    loss.backward()
+    torch.multiprocessing.spawn(koleo_of_share, (str(tmp_path / "store"), str(tmp_path / "result")), nprocs=2)
+    shares = [torch.load(tmp_path / f"result-{rank}.pt") for rank in range(2)]
+    assert float((shares[0][0] + shares[1][0]) / 2) == pytest.approx(float(loss.detach()), rel=1e-6)
+    assert torch.allclose(torch.cat([grad for _, grad in shares], dim=1), whole_TBD.grad, atol=1e-6)
+
+
+@pytest.fixture(scope="module")
+def smooth(tmp_path_factory) -> Path:
+    """One process, nothing in it that makes much of rounding."""
+    folder = tmp_path_factory.mktemp("smooth")
+    assert program(folder, SMOOTH).wait() == 0
+    return folder
+
+
+@pytest.mark.parametrize("sharding", ["ddp", "fsdp2"])
+def test_two_processes_compute_what_one_does(smooth, tmp_path, sharding):
+    """And their state goes on in one process as if it had always been one."""
+    assert program(tmp_path, SMOOTH | {"sharding": sharding, "save_every_s": 0.0}, LAUNCHER).wait(timeout=300) == 0
+    for one, two in zip(losses(smooth), losses(tmp_path), strict=True):
+        assert two == pytest.approx(one, abs=1e-5, rel=1e-5)
+    shutil.rmtree(tmp_path / "state-00000004")
+    assert program(tmp_path, SMOOTH).wait() == 0
+    assert losses(tmp_path)[-1] == pytest.approx(losses(smooth)[-1], abs=1e-5, rel=1e-5)
+
+
+def test_a_spike_stops_the_run_and_leaves_the_batch(tmp_path):
+    run = Run(small_run(steps=1000), tmp_path)
+    run.clock.step, run.clock.mean_loss = 100, 1e-3
+    with (
+        pytest.raises(TrainingStoppedError, match=r"step 100, geometry: loss .* mean before 0\.001; .*stopped-0"),
+        run.monitor,
+    ):
+        run.step()
+    kept = load_file(tmp_path / "stopped-0.safetensors")
+    assert kept["images_BT3HW"].dtype == torch.uint8 and "truth.depth_m_BTHW" in kept
+
+
+def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
+    run = Run(small_run(), tmp_path)
+    with torch.no_grad():
+        run.learner.model.backbone.norm.weight[0] = float("nan")
+    with pytest.raises(TrainingStoppedError, match="loss nan"), run.monitor:
+        run.step()
+
+
+def test_every_trained_parameter_gets_a_gradient_and_teachers_none():
+    learner = Learner(small_run()).train()
+    run_batches = [task.kind for task in small_run().tasks]
+    assert run_batches == ["geometry", "image", "video"]
+    feed = Feed(small_run(), Processes(), None)
+    for task in small_run().tasks:
+        batch = feed.batch(task, 0, small_run().stages[1], StageStart(), with_gram=True)
+        sum(learner(batch).values()).backward()
+    for name, parameter in learner.named_parameters():
+        frozen = name.startswith(("teacher.", "anchor."))
+        assert (parameter.grad is None) == frozen, name
+        assert not learner.teacher.training and not learner.anchor.training
+
+
+def test_words_reach_the_backbone_and_travel_with_the_checkpoint(tmp_path):
+    pytest.importorskip("transformers")
+    language = LanguageConfig(width=32, depth=2, heads=2, key_value_heads=1, vocabulary=300)
+    tasks = (Task(kind="text", frames=8),)
+    config = small_run(tasks=tasks, model=replace(MODEL, heads=None), language=language, steps=3)
+    learner = train(config, tmp_path, ["Is a chair seen? yes / no", "A room with two chairs."])
+    assert [set(line) for line in losses(tmp_path)] == [{"step", "text/answer"}] * 3
+    feed = Feed(config, Processes(), learner.language)
+    batch = feed.batch(tasks[0], 0, config.stages[1], StageStart(), with_gram=False)
+    learner(batch)["answer"].backward()
+    for name, parameter in learner.named_parameters():
+        assert parameter.grad is not None or name == "model.backbone.mask_token", name
+    assert float(learner.model.backbone.patch_embed.weight.grad.abs().max()) > 0
+    export_checkpoint(config, tmp_path, tmp_path / "checkpoint")
+    again = LanguageHead.from_pretrained(tmp_path / "checkpoint" / "language")
+    assert again.tokenizer.get_vocab() == learner.language.tokenizer.get_vocab()
+
+
+def test_activation_checkpoints_and_compilation_leave_keys_and_numbers_alone():
+    plain = Learner(small_run(tasks=(Task(kind="geometry", frames=8),)))
+    recomputed = Learner(small_run(tasks=(Task(kind="geometry", frames=8),)))
+    recomputed.load_state_dict(plain.state_dict())
+    parallelise(recomputed, ParallelConfig(checkpoint_activations=True), Processes())
+    assert list(recomputed.state_dict()) == list(plain.state_dict())
+    images = torch.randn(2, 3, 3, 32, 48)
+    results = []
+    for learner in (plain, recomputed):
+        torch.manual_seed(0)
+        loss = learner.model(images).geometry.depth_m_BTHW.sum()
+        loss.backward()
+        results.append((loss.detach(), learner.model.backbone.blocks[0].mlp.fc1.weight.grad))
+    assert torch.equal(results[0][0], results[1][0]) and torch.equal(results[0][1], results[1][1])
+
+
+def test_an_export_is_a_checkpoint_that_a_run_can_start_from(whole, tmp_path):
+    facts = export_checkpoint(small_run(), whole, tmp_path / "checkpoint", dtype=torch.float32)
+    assert facts["step"] == 6
+    model = OmniStreamModel.from_pretrained(tmp_path / "checkpoint")
+    started = Learner(small_run(start=str(tmp_path / "checkpoint")))
+    for name, value in model.state_dict().items():
+        assert torch.equal(started.model.state_dict()[name], value), name
+        if name.startswith("backbone."):
+            assert torch.equal(started.teacher.state_dict()[name], value), name
+    wider = replace(MODEL, backbone=BackboneConfig(width=64, depth=4, heads=2, levels=(0, 1, 2, 3)))
+    with pytest.raises(Exception, match=r"tensor 'backbone\.[a-z_.]+' of shape \(.*64.*\) is needed to start from it"):
+        Learner(small_run(model=wider, start=str(tmp_path / "checkpoint")))
+
+
+def test_visibility_is_that_of_a_bounded_memory():
+    seen = bounded_visibility(6, window=2, sink=1)
+    assert [row.nonzero().flatten().tolist() for row in seen] == [
+        [0],
+        [0, 1],
+        [0, 1, 2],
+        [0, 2, 3],
+        [0, 3, 4],
+        [0, 4, 5],
+    ]
+    config = small_run().memory
+    drawn = [draw_visibility(8, config, generator_for(0, "memory", n)) for n in range(200)]
+    bounded = [v for v in drawn if v is not None]
+    assert 60 < len(bounded) < 140 and all(v.diagonal().all() and not v.triu(1).any() for v in bounded)
+    shown = [draw_frames(8, config, generator_for(0, "frames", n)) for n in range(200)]
+    assert all(s[0] == 0 and s == sorted(set(s)) and 5 <= len(s) <= 8 for s in shown)
+    assert 60 < sum(len(s) < 8 for s in shown) < 140
+
+
+@pytest.mark.parametrize(
+    ("changes", "complaint"),
+    [
+        ({"steps": None}, "either steps or minutes"),
+        ({"minutes": 3.0}, "either steps or minutes"),
+        ({"stages": (Stage(until=0.5, frames=2),)}, "stages end at"),
+        ({"model": replace(MODEL, heads=None)}, "give both or neither"),
+        ({"tasks": (Task(kind="geometry", frames=4), Task(kind="geometry", frames=4))}, "at most once"),
+        ({"tasks": (Task(kind="geometry", frames=3),)}, "cannot be shared among 2 data shards"),
+    ],
+)
+def test_settings_that_cannot_be_are_refused(changes, complaint):
+    with pytest.raises(ConfigError, match=complaint):
+        small_run(**changes)
+
+
+def test_many_processes_need_a_way_to_stay_together():
+    with pytest.raises(ConfigError, match="ddp"):
+        parallelise(Learner(small_run()), ParallelConfig(sharding="ddp"), Processes())

@@ -1,0 +1,191 @@
+"""The parts of the policy node without processes: limits, watch, messages, parameters, and LeRobot's own policies."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from ros_harness import WORKSPACE
+from sensor_msgs.msg import JointState
+from std_msgs.msg import Float64MultiArray
+
+from omnistream_core.errors import CheckpointError, ConfigError
+from omnistream_policy.acting import Acting, Observation
+from omnistream_policy.commands import command_maker, state_of
+from omnistream_policy.limits import Limits
+from omnistream_policy.parameters import PolicySettings
+from omnistream_policy.policy import LeRobotPolicy, PolicyShape
+from omnistream_policy.watch import Watch
+from omnistream_ros.conversions import stamp_message
+from omnistream_ros.parameters import defaults, markdown_table, ranges
+
+numbers = st.lists(st.floats(-1e6, 1e6), min_size=3, max_size=3).map(np.array)
+
+
+@settings(max_examples=200, deadline=None)
+@given(wanted=numbers, before=numbers)
+def test_a_command_is_within_bounds_or_on_its_way_there_and_never_fast(wanted, before):
+    limits = Limits.of(PolicySettings(command_low=[-1.0], command_high=[2.0, 3.0, 4.0], rate_hz=10.0), 3)
+    limited = limits.apply(wanted, before)
+    assert (np.abs(limited.command_A - before) <= 0.1 + 1e-9 * np.abs(before)).all()
+    inside = (before >= limits.low_A) & (before <= limits.high_A)
+    assert ((limited.command_A >= limits.low_A) & (limited.command_A <= limits.high_A))[inside].all()
+    nearest = np.clip(wanted, limits.low_A, limits.high_A)
+    assert (np.abs(nearest - limited.command_A) <= np.abs(nearest - before)).all(), "never away from what is wanted"
+    assert (limits.apply(wanted, None).command_A == nearest).all()
+    if limited.clipped == limited.slowed == 0:
+        assert (limited.command_A == wanted).all()
+
+
+def test_watch_knows_news_from_repetition():
+    watch = Watch(("/a", "/b"))
+    assert watch.complaint(0.0, 0.3) in ("nothing on /a yet", "nothing on /b yet")
+    watch.heard("/a", 1.0, 5)
+    watch.heard("/b", 1.0, 0)
+    assert watch.complaint(1.2, 0.3) == ""
+    watch.heard("/a", 1.3, 5)  # the same image again
+    watch.heard("/b", 1.3, 0)  # a message without a stamp is always new
+    assert watch.complaint(1.4, 0.3) == "nothing new on /a for 0.40 s (max_age_s 0.3)"
+
+
+class Recorder:
+    """A policy that does what it is told, and what was sent."""
+
+    shape = PolicyShape(images_hw={}, state_size=2, action_size=2)
+
+    def __init__(self, **changes):
+        self.sent, self.wants, self.settings = [], np.zeros(2), PolicySettings(rate_hz=10.0, **changes)
+        self.acting = Acting(self, Limits.of(self.settings, 2), self.settings, lambda m: m, self.sent.append)
+
+    def reset(self):
+        pass
+
+    def act(self, images, state_S, task):
+        return self.wants
+
+    def see(self, state=(0.0, 0.0), taken_s=float("inf")):
+        self.acting.act(Observation(images={}, state_S=np.array(state), task="", taken_s=taken_s))
+
+
+def test_the_first_position_starts_where_the_arm_is_and_a_hold_repeats_the_last():
+    robot = Recorder()
+    robot.wants = np.array([1.0, 1.0])
+    robot.see(state=(0.5, 1.0))
+    assert robot.sent == [], "nothing is sent before the node lets it"
+    robot.acting.hold()
+    assert robot.sent == [], "there is no position to hold yet"
+    robot.acting.release()
+    robot.see(state=(0.5, 1.0))
+    np.testing.assert_allclose(robot.sent[-1], [0.6, 1.0])
+    robot.see(state=(0.5, 1.0))
+    np.testing.assert_allclose(robot.sent[-1], [0.7, 1.0], err_msg="from the last command on")
+    robot.acting.hold()
+    robot.see()
+    np.testing.assert_allclose(robot.sent[2:], [[0.7, 1.0]])
+    robot.acting.release()
+    robot.see(taken_s=0.0)
+    assert len(robot.sent) == 3 and robot.acting.status.late == 3, "an observation long gone"
+
+
+def test_velocities_are_held_at_zero_and_start_from_zero_again():
+    robot = Recorder(command_kind="velocity")
+    robot.wants = np.array([0.3, -0.3])
+    robot.acting.release()
+    robot.see()
+    robot.acting.hold()
+    robot.acting.release()
+    robot.see()
+    np.testing.assert_allclose(robot.sent, [[0.3, -0.3], [0, 0], [0.1, -0.1]])
+
+
+def test_states_and_commands_as_messages():
+    joints = JointState(name=["b", "a"], position=[2.0, 1.0])
+    assert state_of(joints, ["a", "b"], 2).tolist() == [1.0, 2.0]
+    assert state_of(joints, [], 2).tolist() == [2.0, 1.0]
+    assert state_of(Float64MultiArray(data=[1.0, 2.0, 3.0]), ["a"], 3).tolist() == [1.0, 2.0, 3.0]
+    with pytest.raises(ConfigError, match="joint_states gives 2 numbers; the policy's state has 7"):
+        state_of(joints, [], 7)
+    now = stamp_message(1_500_000_000)
+    twist = command_maker(PolicySettings(command_type="twist_stamped"), 6)(np.arange(6.0), now)
+    assert (twist.twist.linear.y, twist.twist.angular.z, twist.header.frame_id) == (1.0, 5.0, "base_link")
+    assert twist.header.stamp.nanosec == 500_000_000
+    array = command_maker(PolicySettings(command_type="float64_multi_array"), 3)(np.arange(3.0), now)
+    assert list(array.data) == [0.0, 1.0, 2.0]
+    with pytest.raises(ConfigError, match="action has 7 numbers; a twist has 6"):
+        command_maker(PolicySettings(command_type="twist_stamped"), 7)
+    with pytest.raises(ConfigError, match="action has 7 numbers; command_joints names 1: a"):
+        command_maker(PolicySettings(joints=["a"]), 7)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"rate_hz": 0.0}, "rate_hz = 0.0: 0.1 to 1000 is needed"),
+        ({"command_type": "smoke"}, "command_type = 'smoke': one of 'joint_trajectory'"),
+        ({"command_low": [1.0], "command_high": [2.0, 0.5]}, "low must not exceed high"),
+        ({"command_low": [1.0, 2.0], "command_high": [2.0, 3.0, 4.0]}, "one number each, or the same number"),
+        ({"max_change_per_s": [0.0]}, "must be positive"),
+    ],
+)
+def test_illegal_parameters_are_refused(changes, message):
+    with pytest.raises(ConfigError, match=message):
+        PolicySettings(**changes)
+
+
+def test_limits_must_fit_the_action():
+    with pytest.raises(ConfigError, match="command_low has 2 numbers; the policy's action has 7: give 7 or 1"):
+        Limits.of(PolicySettings(command_low=[0.0, 0.0]), 7)
+
+
+def test_the_readme_has_the_table_and_every_parameter_is_described():
+    assert markdown_table(PolicySettings) in (WORKSPACE / "README.md").read_text()
+    for name, limits in ranges(PolicySettings).items():
+        assert limits.description
+        if isinstance(defaults(PolicySettings)[name], float):
+            assert limits.low is not None, name
+
+
+# ---- LeRobot ----
+
+
+def test_a_saved_policy_acts_as_lerobot_itself_does(act_policy):
+    import torch
+    from lerobot.policies.act.modeling_act import ACTPolicy
+    from lerobot.policies.factory import make_pre_post_processors
+
+    loaded = LeRobotPolicy(PolicySettings(policy=str(act_policy)))
+    assert loaded.shape == PolicyShape(
+        images_hw={"observation.images.front": (48, 64)}, state_size=2, action_size=2
+    ) and loaded.shape.cameras() == {"observation.images.front": "front"}
+    rng = np.random.default_rng(0)
+    image_HW3, state_S = rng.integers(0, 256, (48, 64, 3), np.uint8), rng.normal(size=2)
+    own = ACTPolicy.from_pretrained(act_policy).eval()
+    before, after = make_pre_post_processors(own.config, str(act_policy))
+    batch = {
+        "observation.images.front": torch.from_numpy(image_HW3).permute(2, 0, 1)[None] / 255,
+        "observation.state": torch.from_numpy(state_S).float()[None],
+    }
+    with torch.inference_mode():
+        expected_BTA = after(own.predict_action_chunk(before(batch)))
+    acted = [loaded.act({"observation.images.front": image_HW3}, state_S, "") for _ in range(3)]
+    np.testing.assert_allclose(acted, expected_BTA[0, :3], atol=1e-6)
+    loaded.reset()
+    np.testing.assert_allclose(loaded.act({"observation.images.front": image_HW3}, state_S, ""), acted[0], atol=1e-6)
+
+
+def test_policies_that_are_not_there_or_ask_for_more_are_refused(tmp_path):
+    from lerobot.configs import FeatureType, PolicyFeature
+
+    from omnistream_policy.policy import shape_of
+
+    with pytest.raises(ConfigError, match="policy = ''"):
+        LeRobotPolicy(PolicySettings())
+    with pytest.raises(CheckpointError, match="LeRobot loads no policy from there"):
+        LeRobotPolicy(PolicySettings(policy=str(tmp_path)))
+    feature = PolicyFeature(FeatureType.ENV, (9,))
+    config = SimpleNamespace(image_features={}, input_features={"observation.environment_state": feature})
+    with pytest.raises(ConfigError, match=r"asks for observation\.environment_state; topics bring images and"):
+        shape_of(config)

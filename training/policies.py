@@ -1,0 +1,87 @@
+"""Recipes of policies: which policy learns a task with which settings. Plain data; benchmarks/policies.py runs them.
+
+python -m benchmarks.policies --tasks Lift --policies ours
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+ROBOSUITE_TASKS = ("Lift", "Stack", "PickPlaceCan", "NutAssemblySquare", "Door")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PolicyRecipe:
+    """One way to learn a task from demonstrations.
+
+    Attributes:
+        kind: a policy type that LeRobot knows.
+        settings: fields of its configuration.
+        batch_size: samples a step.
+        cached: whether it learns from features that were cached before.
+    """
+
+    kind: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    batch_size: int
+    cached: bool = False
+
+
+# robosuite's actions lie in -1 ... 1 already, and those that hardly ever move must not be blown up.
+AS_THEY_ARE = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "IDENTITY"}
+
+OURS = PolicyRecipe(
+    kind="omnistream",
+    settings={"normalization_mapping": AS_THEY_ARE, "chunk_size": 16, "n_action_steps": 8},
+    batch_size=64,
+    cached=True,
+)
+# At a tenth of their published sizes LeRobot's policies get through enough samples on a CPU; ResNet-18 from scratch.
+ACT = PolicyRecipe(
+    kind="act",
+    settings={
+        "pretrained_backbone_weights": None,
+        "chunk_size": 16,
+        "n_action_steps": 8,
+        "dim_model": 192,
+        "n_heads": 4,
+        "dim_feedforward": 512,
+        "optimizer_lr": 1e-4,
+        "optimizer_lr_backbone": 1e-4,
+    },
+    batch_size=16,
+)
+DIFFUSION = PolicyRecipe(
+    kind="diffusion",
+    settings={
+        "horizon": 16,
+        "n_action_steps": 8,
+        "down_dims": (128, 256, 512),
+        "noise_scheduler_type": "DDIM",
+        "num_inference_steps": 10,
+        "crop_shape": (116, 116),
+    },
+    batch_size=16,
+)
+
+POLICIES: dict[str, PolicyRecipe] = {
+    "ours": OURS,
+    "ours-flow": replace(OURS, settings=OURS.settings | {"head": "flow"}),
+    "ours-mlp": replace(OURS, settings=OURS.settings | {"head": "mlp"}),
+    "ours-random": replace(OURS, settings=OURS.settings | {"backbone": "random:tiny"}),
+    "act": ACT,
+    "diffusion": DIFFUSION,
+}
+
+# One perturbation of the environment each; see sim/README.md.
+PERTURBATIONS: dict[str, dict[str, float]] = {
+    "none": {},
+    "camera_moved": {"stress_camera_moved_m": 0.05},
+    "light_changed": {"stress_light_changed": 0.5},
+    "texture_changed": {"stress_texture_changed": 0.5},
+    "distractors": {"stress_distractors": 3},
+    "image_noise": {"stress_image_noise": 0.05},
+    "frames_dropped": {"stress_frames_dropped": 0.3},
+    "action_delay": {"stress_action_delay_steps": 2},
+}

@@ -1,0 +1,112 @@
+"""Pre-train a backbone with its heads; resumable at any moment: give the same command again.
+
+    python -m training.pretrain tiny --out runs/tiny --minutes 30
+    python -m training.pretrain tiny --only geometry --out runs/tiny-geometry --minutes 30
+    python -m training.pretrain small --out runs/small --start runs/tiny/checkpoint --minutes 600
+    torchrun --nproc-per-node 8 -m training.pretrain large --out runs/large --start DINOV3_FOLDER
+    python -m training.pretrain tiny --out runs/tiny --export runs/tiny/checkpoint
+
+On Linux, huge pages make a step on a CPU up to twice as fast, since the memory of a step is taken anew each time:
+LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF=thp:always
+"""
+
+from __future__ import annotations
+
+import argparse
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from itertools import islice
+from pathlib import Path
+
+import torch
+
+from omnistream_core.pretraining.config import ParallelConfig, Sharding, TrainConfig
+from omnistream_core.pretraining.data import WorldPool
+from omnistream_core.pretraining.export import export_checkpoint
+from omnistream_core.pretraining.trainer import train
+from training import recipes
+
+RECIPES = {"tiny": recipes.tiny, "small": recipes.small, "large": recipes.large}
+TOKENIZER_CLIPS = 512  # whose words the small decoder's tokenizer is made from
+
+
+def main() -> None:
+    arguments = parse()
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
+    config = configure(arguments)
+    if arguments.export is not None:
+        shard_bytes = None if arguments.shard_mb is None else arguments.shard_mb * 1_000_000
+        facts = export_checkpoint(config, arguments.out, arguments.export, shard_bytes=shard_bytes)
+        logging.info("%s: step %d, %d frames", arguments.export, facts["step"], facts["frames"])
+        return
+    pause_after_s = None if arguments.pause_after is None else 60 * arguments.pause_after
+    train(config, arguments.out, texts(config), pause_after_s=pause_after_s)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("recipe", choices=sorted(RECIPES))
+    parser.add_argument("--out", type=Path, required=True, help="state, log and pictures go here")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--minutes", type=float, help="length by the clock, earlier starts included")
+    length.add_argument("--steps", type=int, help="length in updates; the same every time")
+    parser.add_argument("--pause-after", type=float, help="minutes after which this start saves and ends")
+    parser.add_argument("--only", choices=recipes.OBJECTIVES, help="one objective alone")
+    parser.add_argument("--start", help="checkpoint folder whose weights the run begins with")
+    parser.add_argument("--textures", help="packed photographs, from training/pack_textures.py")
+    parser.add_argument("--recordings", help="folder of shards, from training/make_shards.py")
+    parser.add_argument("--recordings-share", type=float, default=0.3, help="of the clips, where recordings are given")
+    parser.add_argument("--device", help="cpu or cuda")
+    parser.add_argument("--sharding", choices=("none", "ddp", "fsdp2"), help="under torchrun")
+    parser.add_argument("--lr", type=float, help="peak learning rate")
+    parser.add_argument(
+        "--export", type=Path, help="do not train: write the newest state there as a bfloat16 checkpoint"
+    )
+    parser.add_argument("--shard-mb", type=int, help="largest file of an export, megabytes; one file without it")
+    return parser.parse_args()
+
+
+def configure(arguments: argparse.Namespace) -> TrainConfig:
+    """The recipe with what the command line changes."""
+    config = RECIPES[arguments.recipe](textures=arguments.textures)
+    if arguments.only is not None:
+        config = recipes.only(config, arguments.only)
+    if arguments.minutes is not None or arguments.steps is not None:
+        config = replace(config, minutes=arguments.minutes, steps=arguments.steps)
+    if arguments.recordings is not None:
+        data = replace(config.data, recordings=arguments.recordings, recordings_share=arguments.recordings_share)
+        config = replace(config, data=data)
+    if arguments.sharding is not None:
+        config = replace(config, parallel=_sharded(config.parallel, arguments.sharding))
+    changes = {name: getattr(arguments, name) for name in ("start", "device", "lr")}
+    return replace(config, **{name: value for name, value in changes.items() if value is not None})
+
+
+def _sharded(parallel: ParallelConfig, sharding: Sharding) -> ParallelConfig:
+    return replace(parallel, sharding=sharding)
+
+
+def texts(config: TrainConfig) -> Iterator[str]:
+    """Captions, questions and answers of the first clips; nothing where no task needs words."""
+    if "text" not in config.kinds:
+        return iter(())
+    return islice(_world_texts(config), 20_000)
+
+
+def _world_texts(config: TrainConfig) -> Iterator[str]:
+    small = replace(config.data.world, height_px=48, width_px=64, supersample=1, shadows=False)
+    pool = WorldPool(
+        replace(config.data, world=small), shard=0, seed=config.seed, device="cpu", compile=False, words=True
+    )
+    for number in range(TOKENIZER_CLIPS // config.data.chunk_clips):
+        for description in pool.chunk(number, frames=8).descriptions:
+            yield description.caption
+            for question in description.questions:
+                yield question.prompt
+                yield question.answer
+
+
+if __name__ == "__main__":
+    torch.set_float32_matmul_precision("high")
+    main()
