@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 RIDGE_PENALTIES = tuple(10.0**e for e in range(-5, 3))  # of squared weights, features of unit variance
-SOFTMAX_PENALTIES = (1e-3, 1e-2, 1e-1)
+SOFTMAX_PENALTIES = (1e-3, 1e-2, 1e-1, 1.0)
 SOFTMAX_SAMPLES = 20_000  # at most, evenly taken: more cost time and change little
 HELD_BACK = 0.25  # of the samples to fit on, their last part, chooses the penalty
 
