@@ -19,6 +19,7 @@ from typing import Any
 import torch
 
 from benchmarks.streaming import commit, machine
+from omnistream_core.config import StreamConfig
 from omnistream_core.evaluation.world import evaluate_world
 from omnistream_core.model import OmniStreamModel
 from omnistream_core.pretraining.config import TrainConfig
@@ -43,7 +44,7 @@ def probe(checkpoint: Path) -> dict[str, Any]:
     """Every probe of the frozen backbone, geometry heads left aside."""
     model = OmniStreamModel.from_pretrained(checkpoint)
     model.heads, model.config = None, replace(model.config, heads=None)
-    return evaluate_world(model)
+    return evaluate_world(model, StreamConfig())
 
 
 def verdicts(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -264,7 +264,7 @@ def eval_world(
         int, typer.Option(help="Held-out clips of other seeds that probes are fitted on.", min=4)
     ] = 128,
     frames: Annotated[int, typer.Option(help="Frames of a clip.", min=4)] = 16,
-    quick: Annotated[bool, typer.Option(help="A quarter of the clips: for milestones of a training run.")] = False,
+    quick: Annotated[bool, typer.Option(help="A quarter of the clips, no questions: for milestones.")] = False,
     window: Window = 16,
     sink: Sink = 1,
     device: Device = "cpu",
@@ -276,8 +276,9 @@ def eval_world(
     from omnistream_core.pretraining.world import WorldConfig
 
     share = 4 if quick else 1
+    chosen = tuple(name for name in PROBES if not (quick and name == "questions"))
     config = WorldEvaluation(
-        probes=PROBES if probes is None else tuple(name.strip() for name in probes.split(",")),
+        probes=chosen if probes is None else tuple(name.strip() for name in probes.split(",")),
         judge_clips=max(1, clips // share),
         fit_clips=max(4, fit_clips // share),
         jf_clips=max(1, 24 // share),

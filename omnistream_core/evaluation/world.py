@@ -23,11 +23,12 @@ from omnistream_core.evaluation.dense import Side
 from omnistream_core.evaluation.features import encode, extract
 from omnistream_core.evaluation.held_out import LabelledClips, render, split_seeds
 from omnistream_core.evaluation.propagation import PropagationConfig
+from omnistream_core.evaluation.questions import Asked, QuestionConfig, answer_questions, ask, blind, descriptions
 from omnistream_core.model import OmniStreamModel, build_model
-from omnistream_core.pretraining.world import WorldConfig
+from omnistream_core.pretraining.world import Description, WorldConfig
 
 DENSE = {"depth": dense.depth, "normals": dense.normals, "segmentation": dense.segmentation, "pose": dense.pose}
-PROBES = ("heads", *DENSE, "knn", "order", "jf")
+PROBES = ("heads", *DENSE, "knn", "order", "jf", "questions")
 Figures: TypeAlias = dict[str, float]
 
 
@@ -41,6 +42,7 @@ class WorldEvaluation:
         jf_clips: the first so many judged worlds, rendered anew at twice the size, for label propagation.
         world: what is rendered.
         propagation: how masks travel.
+        questions: the decoder that answers questions, and its budget.
     """
 
     probes: tuple[str, ...] = PROBES
@@ -49,6 +51,7 @@ class WorldEvaluation:
     jf_clips: int = 24
     world: WorldConfig = field(default_factory=lambda: WorldConfig(frames=16))
     propagation: PropagationConfig = field(default_factory=PropagationConfig)
+    questions: QuestionConfig = field(default_factory=QuestionConfig)
 
     def __post_init__(self) -> None:
         unknown = [name for name in self.probes if name not in PROBES]
@@ -65,6 +68,8 @@ class _HeldOut:
     fit: LabelledClips
     judge: LabelledClips
     masks: LabelledClips | None
+    told_fit: tuple[Description, ...] = ()
+    told_judge: tuple[Description, ...] = ()
 
 
 def evaluate_world(
@@ -78,7 +83,8 @@ def evaluate_world(
 
     Returns:
         By probe: ``heads`` the figures of ``geometry.geometry``; ``depth``, ``normals``, ``segmentation``, ``pose``
-        those of ``dense``; ``knn`` ``knn_top1``; ``order`` ``motion_order``; ``jf`` ``jf``, ``j``, ``f`` and
+        those of ``dense``; ``knn`` ``knn_top1``; ``order`` ``motion_order``; ``questions`` ``qa_accuracy`` and
+        ``qa_mra``, whose baseline is the same decoder with its eyes shut; ``jf`` ``jf``, ``j``, ``f`` and
         ``jf_ceiling``, what the true masks reach through the same patch grid (none where no clip begins with an object
         large enough). ``abs_rel``, ``delta_1.25``, ``ate_ratio`` and ``ate_straight_ratio`` are those of the heads,
         streamed, where ``abs_rel_from`` is ``heads``; those of the linear probes where it is ``probe``: for a backbone
@@ -106,10 +112,16 @@ def random_like(model: OmniStreamModel, *, seed: int = 0) -> OmniStreamModel:
 def _render(config: WorldEvaluation, device: str) -> _HeldOut:
     split = split_seeds(judge=config.judge_clips, fit=config.fit_clips)
     fit, judge = (render(seeds, config.world, device) for seeds in (split.fit, split.judge))
-    if "jf" not in config.probes:
-        return _HeldOut(fit=fit, judge=judge, masks=None)
-    twice = replace(config.world, height_px=2 * config.world.height_px, width_px=2 * config.world.width_px)
-    return _HeldOut(fit=fit, judge=judge, masks=render(split.judge[: config.jf_clips], twice, device))
+    masks: LabelledClips | None = None
+    told_fit: tuple[Description, ...] = ()
+    told_judge: tuple[Description, ...] = ()
+    if "jf" in config.probes:
+        twice = replace(config.world, height_px=2 * config.world.height_px, width_px=2 * config.world.width_px)
+        masks = render(split.judge[: config.jf_clips], twice, device)
+    if "questions" in config.probes:
+        told_fit = descriptions(split.fit, config.world, fit)
+        told_judge = descriptions(split.judge, config.world, judge)
+    return _HeldOut(fit=fit, judge=judge, masks=masks, told_fit=told_fit, told_judge=told_judge)
 
 
 class _Backbone:
@@ -135,9 +147,16 @@ class _Backbone:
             figures["knn_top1"] = neighbours.object_class([self.fit, self.judge])
         if "order" in self.config.probes:
             figures["motion_order"] = motion.order_accuracy(self._both_orders(self.fit), self._both_orders(self.judge))
+        if "questions" in self.config.probes:
+            fit, judge = self.asked()
+            figures |= answer_questions(fit, judge, self.config.questions)
         if self.held_out.masks is not None:
             figures |= self._propagation(self.held_out.masks)
         return self._with_geometry(figures)
+
+    def asked(self) -> tuple[Asked, Asked]:
+        """Questions to learn from, and to be judged by."""
+        return ask(self.fit.features, self.held_out.told_fit), ask(self.judge.features, self.held_out.told_judge)
 
     def _with_geometry(self, figures: Figures) -> dict[str, float | str]:
         if "heads" in self.config.probes and self.model.heads is not None:
@@ -182,6 +201,9 @@ def _baseline(probed: _Backbone) -> Figures:
         figures |= {"knn_top1": neighbours.commonest_class([fit, judge])}
     if "order" in probes:
         figures |= {"motion_order": 0.5}
+    if "questions" in probes:
+        fit_asked, judge_asked = probed.asked()
+        figures |= answer_questions(blind(fit_asked), blind(judge_asked), probed.config.questions)
     if (masks := probed.held_out.masks) is not None:
         stays = np.concatenate([propagation.still(instance_THW) for instance_THW in masks.instance_BTHW])
         figures |= {"jf": float(stays.mean())} if len(stays) else {}
