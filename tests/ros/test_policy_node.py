@@ -128,7 +128,11 @@ def test_without_fresh_input_it_holds_and_says_so(robot, what, sentence):
     resets = int(robot.figure("resets"))
     robot.live(MAX_AGE_S + 0.3, **what)
     robot.grey = 220  # what it would do with a picture that came after all
-    held = robot.live(1.0, **(what | {"camera": False}))
+    held = []
+    for _ in range(10):  # a loaded machine is slow
+        held += robot.live(1.0, **(what | {"camera": False}))
+        if len(held) > 5:
+            break
     assert robot.peer.sentence().startswith(sentence), robot.peer.sentence()
     assert "(max_age_s 0.4)" in robot.peer.sentence()
     assert len(held) > 5 and (positions(held) == positions(held)[0]).all(), "the last position, again and again"
