@@ -179,7 +179,7 @@ def test_a_picture_of_another_aspect_is_refused(robot):
         image.header.stamp.nanosec = robot.stamp_ns % 10**9
         robot.peer.publish("/front/image_raw", image)
         robot.live(0.03, camera=False)
-    assert "64x64 px; the policy was trained on 64x48" in robot.process.text()
+    robot.process.wait_for("64x64 px; the policy was trained on 64x48", 10)
 
 
 def test_services_and_lifecycle(robot):
