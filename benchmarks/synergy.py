@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 
-from benchmarks.streaming import commit, machine
+from omnistream_core.bench.machine import facts
 from omnistream_core.config import StreamConfig
 from omnistream_core.evaluation.world import evaluate_world
 from omnistream_core.model import OmniStreamModel
@@ -80,14 +80,9 @@ def main() -> None:
         sign = "holds" if row["holds"] else "does not hold"
         print(f"{name:20} alone {row['alone']:.4f} ({row['best_alone']})  together {row['together']:.4f}  {sign}")
     if options.json:
-        facts = {
-            "machine": torch.cuda.get_device_name() if options.device.startswith("cuda") else machine(),
-            "recipe": options.recipe,
-            "minutes": options.minutes,
-            "commit": commit(),
-        }
+        known = facts(options.device, torch.get_num_threads()) | {"recipe": options.recipe, "minutes": options.minutes}
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(facts | {"figures": figures, "verdicts": told}, indent=1) + "\n")
+        options.json.write_text(json.dumps(known | {"figures": figures, "verdicts": told}, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import time
-from collections.abc import Callable
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -27,7 +25,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.streaming import commit, machine
+from omnistream_core.bench.machine import facts, seconds
 from omnistream_core.config import preset
 from omnistream_core.layers import attention
 from omnistream_core.pretraining.config import DataConfig, MemoryConfig, ParallelConfig, Stage, Task, TrainConfig
@@ -38,8 +36,6 @@ from omnistream_core.pretraining.monitor import matrix_flops, peak_memory_bytes
 from omnistream_core.pretraining.parallel import Processes, parallelise
 from omnistream_core.pretraining.trainer import make_optimizers
 from omnistream_core.pretraining.world import WorldConfig, render_clips
-
-Step = Callable[[], None]
 
 
 def recipe(options: argparse.Namespace) -> TrainConfig:
@@ -132,15 +128,6 @@ def naive_attention() -> Any:
         attention.attend_clip = ours
 
 
-def timed(step: Step, device: str) -> float:
-    """Seconds of one call."""
-    start = time.perf_counter()
-    step()
-    if device.startswith("cuda"):
-        torch.cuda.synchronize()
-    return time.perf_counter() - start
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="tiny")
@@ -159,16 +146,17 @@ def main() -> None:
     config = recipe(options)
     ours, naive = Ours(config), Naive(config)
     with FlopCounterMode(display=False) as counter:
-        ours.learner(ours.batch())["depth"].backward()
-    seconds: dict[str, list[float]] = {"ours": [], "naive": []}
+        sum(ours.learner(ours.batch()).values()).backward()
+    device = torch.device(config.device)
+    steps_s: dict[str, list[float]] = {"ours": [], "naive": []}
     for step in (ours, naive):
         step()  # warm-up: compilation, first allocations
     for _ in range(config.data.chunk_clips * config.data.reuse // options.clips):
         ours()  # a pool that is filled as in the middle of a run
     for _ in range(options.repeats):
-        seconds["naive"].append(timed(naive, config.device))
+        steps_s["naive"].append(seconds(naive, device))
         # ours renders a chunk only every few steps: all of them are counted
-        seconds["ours"].append(sum(timed(ours, config.device) for _ in range(16)) / 16)
+        steps_s["ours"].append(sum(seconds(ours, device) for _ in range(16)) / 16)
     frames, dtype = options.clips * options.frames, torch.bfloat16 if options.bf16 else torch.float32
     peak = matrix_flops(config.device, dtype)
     rows = [
@@ -178,12 +166,10 @@ def main() -> None:
             "frames_per_s": frames / median(values),
             "mfu": counter.get_total_flops() / median(values) / peak,
         }
-        for name, values in seconds.items()
+        for name, values in steps_s.items()
     ]
-    facts = {
-        "machine": torch.cuda.get_device_name() if config.device.startswith("cuda") else machine(),
-        "threads": options.threads,
-        "torch": torch.__version__,
+    speedup = median(steps_s["naive"]) / median(steps_s["ours"])
+    known = facts(config.device, options.threads) | {
         "dtype": str(dtype).removeprefix("torch."),
         "preset": options.preset,
         "clips": options.clips,
@@ -192,16 +178,15 @@ def main() -> None:
         "peak_tflops": peak / 1e12,
         "step_gflop": counter.get_total_flops() / 1e9,
         "peak_memory_gb": peak_memory_bytes(config.device) / 1e9,
-        "speedup": median(seconds["naive"]) / median(seconds["ours"]),
-        "commit": commit(),
+        "speedup": speedup,
     }
     for row in rows:
         speed = f"{row['s_per_step_p50']:.3f} s/step  {row['frames_per_s']:.0f} frames/s"
         print(f"{row['variant']:6} {speed}  MFU {row['mfu']:.1%}")
-    print(f"{facts['speedup']:.2f}x")
+    print(f"{speedup:.2f}x")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
-        options.json.write_text(json.dumps(facts | {"rows": rows}, indent=1) + "\n")
+        options.json.write_text(json.dumps(known | {"rows": rows}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
