@@ -17,8 +17,7 @@ import numpy as np
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import SetBool, Trigger
@@ -31,6 +30,7 @@ from omnistream_policy.parameters import PolicySettings, given
 from omnistream_policy.policy import LeRobotPolicy, Policy
 from omnistream_policy.watch import Watch
 from omnistream_ros.conversions import decode, stamp_ns_of
+from omnistream_ros.managed_node import ManagedNode, image_input
 from omnistream_ros.ros_parameters import ParameterTable
 from omnistream_ros.running import run
 from omnistream_ros.worker import Mailbox, Throttle, Worker
@@ -40,7 +40,7 @@ DIAGNOSTICS_PERIOD_S = 1.0
 PolicyFactory = Callable[[PolicySettings], Policy]
 
 
-class PolicyNode(LifecycleNode):
+class PolicyNode(ManagedNode):
     """
     Args:
         policy_factory: makes the policy at each configure.
@@ -62,7 +62,7 @@ class PolicyNode(LifecycleNode):
         self.create_service(Trigger, "~/reset", self._on_reset)
         self._steady = Clock(clock_type=ClockType.STEADY_TIME)  # ROS time may stand still
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=self._steady)
-        self._autostart = self.create_timer(0.0, self._start, clock=self._steady)
+        self._start_when_spinning(self._steady)
 
     def _forget_inputs(self) -> None:
         self._images: dict[str, Any] = {}
@@ -115,40 +115,8 @@ class PolicyNode(LifecycleNode):
         self._stop_commanding()
         return super().on_deactivate(state)
 
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free everything that configure made."""
-        self._release()
-        return super().on_cleanup(state)
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free everything, from any state."""
-        self._release()
-        return super().on_shutdown(state)
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """After an exception in a transition: free everything; the node can be configured again."""
-        self._release()
-        return TransitionCallbackReturn.SUCCESS
-
-    def destroy_node(self) -> None:
-        self._release()
-        super().destroy_node()
-
-    def _start(self) -> None:
-        self._autostart.cancel()
-        if not self._table.settings().autostart:
-            return
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
-
     def _subscribe(self, settings: PolicySettings, policy: Policy) -> None:
-        is_reliable = settings.image_qos == "reliable"
-        qos = QoSProfile(
-            depth=2,
-            history=HistoryPolicy.KEEP_LAST,
-            reliability=ReliabilityPolicy.RELIABLE if is_reliable else ReliabilityPolicy.BEST_EFFORT,
-        )
-        kind, suffix = (Image, "") if settings.transport == "raw" else (CompressedImage, "/compressed")
+        kind, suffix, qos = image_input(settings)
         topics = {}
         for key, camera in policy.shape.cameras().items():
             subscription = self.create_subscription(

@@ -18,8 +18,7 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
-from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.qos import HistoryPolicy, QoSProfile, ReliabilityPolicy
+from rclpy.lifecycle import LifecycleState, TransitionCallbackReturn
 from sensor_msgs.msg import CompressedImage, Image
 from std_srvs.srv import SetBool
 
@@ -31,6 +30,7 @@ from omnistream_msgs.srv import ResetStream
 from omnistream_ros import diagnostics
 from omnistream_ros.camera_info import CameraInfoReader
 from omnistream_ros.conversions import stamp_ns_of
+from omnistream_ros.managed_node import ManagedNode, image_input
 from omnistream_ros.outputs import CameraOutputs, ModelFacts
 from omnistream_ros.parameters import PerceptionSettings
 from omnistream_ros.pipeline import Arrival, Pipeline
@@ -61,7 +61,7 @@ def load_session(settings: PerceptionSettings) -> StreamSession:
     return session
 
 
-class PerceptionNode(LifecycleNode):
+class PerceptionNode(ManagedNode):
     """
     Args:
         session_factory: makes the warmed-up session at each configure.
@@ -91,7 +91,7 @@ class PerceptionNode(LifecycleNode):
         self.create_service(SetBool, "~/set_enabled", self._on_set_enabled)
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # ROS time may stand still
         self.create_timer(DIAGNOSTICS_PERIOD_S, self._publish_diagnostics, clock=steady)
-        self._autostart = self.create_timer(0.0, self._start, clock=steady)
+        self._start_when_spinning(steady)
 
     # ---- lifecycle ----
 
@@ -129,40 +129,8 @@ class PerceptionNode(LifecycleNode):
         self._is_active = False
         return super().on_deactivate(state)
 
-    def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free everything that configure made."""
-        self._release()
-        return super().on_cleanup(state)
-
-    def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Free everything, from any state."""
-        self._release()
-        return super().on_shutdown(state)
-
-    def on_error(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """After an exception in a transition: free everything; the node can be configured again."""
-        self._release()
-        return TransitionCallbackReturn.SUCCESS
-
-    def destroy_node(self) -> None:
-        self._release()
-        super().destroy_node()
-
-    def _start(self) -> None:
-        self._autostart.cancel()
-        if not self._table.settings().autostart:
-            return
-        if self.trigger_configure() == TransitionCallbackReturn.SUCCESS:
-            self.trigger_activate()
-
     def _subscribe(self, settings: PerceptionSettings) -> None:
-        is_reliable = settings.image_qos == "reliable"
-        qos = QoSProfile(
-            depth=2,  # the mailbox keeps one image; more of them here would only be older
-            history=HistoryPolicy.KEEP_LAST,
-            reliability=ReliabilityPolicy.RELIABLE if is_reliable else ReliabilityPolicy.BEST_EFFORT,
-        )
-        kind, suffix = (Image, "") if settings.transport == "raw" else (CompressedImage, "/compressed")
+        kind, suffix, qos = image_input(settings)
         for stream, camera in enumerate(settings.cameras):
             prefix = f"{camera}/" if camera else ""
             if settings.use_camera_info:
