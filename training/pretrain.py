@@ -21,7 +21,7 @@ from pathlib import Path
 
 import torch
 
-from omnistream_core.pretraining.config import ParallelConfig, Sharding, TrainConfig
+from omnistream_core.pretraining.config import TrainConfig
 from omnistream_core.pretraining.data import WorldPool
 from omnistream_core.pretraining.export import export_checkpoint
 from omnistream_core.pretraining.trainer import train
@@ -78,13 +78,9 @@ def configure(arguments: argparse.Namespace) -> TrainConfig:
         data = replace(config.data, recordings=arguments.recordings, recordings_share=arguments.recordings_share)
         config = replace(config, data=data)
     if arguments.sharding is not None:
-        config = replace(config, parallel=_sharded(config.parallel, arguments.sharding))
+        config = replace(config, parallel=replace(config.parallel, sharding=arguments.sharding))
     changes = {name: getattr(arguments, name) for name in ("start", "device", "lr")}
     return replace(config, **{name: value for name, value in changes.items() if value is not None})
-
-
-def _sharded(parallel: ParallelConfig, sharding: Sharding) -> ParallelConfig:
-    return replace(parallel, sharding=sharding)
 
 
 def texts(config: TrainConfig) -> Iterator[str]:

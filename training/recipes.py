@@ -54,9 +54,7 @@ def small(minutes: float = 600.0, *, device: str = "cuda", textures: str | None 
             Task(kind="video", frames=128, weight=0.1),
             Task(kind="text", frames=256),
         ),
-        data=DataConfig(
-            world=WorldConfig(height_px=168 // 16 * 16, width_px=224, textures=textures), chunk_clips=64, chunks=32
-        ),
+        data=DataConfig(world=WorldConfig(height_px=160, width_px=224, textures=textures), chunk_clips=64, chunks=32),
         self_supervision=SelfSupervisionConfig(
             prototypes=16_384, bottleneck=256, hidden=1024, views=ViewConfig(global_hw=(160, 224), local_hw=(80, 112))
         ),
