@@ -52,7 +52,7 @@ def parse() -> argparse.Namespace:
     length.add_argument("--minutes", type=float, help="length by the clock, earlier starts included")
     length.add_argument("--steps", type=int, help="length in updates; the same every time")
     parser.add_argument("--pause-after", type=float, help="minutes after which this start saves and ends")
-    parser.add_argument("--only", choices=recipes.OBJECTIVES, help="one objective alone")
+    parser.add_argument("--only", nargs="+", choices=recipes.OBJECTIVES, help="these objectives alone")
     parser.add_argument("--start", help="checkpoint folder whose weights the run begins with")
     parser.add_argument("--textures", help="packed photographs, from training/pack_textures.py")
     parser.add_argument("--recordings", help="folder of shards, from training/make_shards.py")
@@ -71,7 +71,7 @@ def configure(arguments: argparse.Namespace) -> TrainConfig:
     """The recipe with what the command line changes."""
     config = RECIPES[arguments.recipe](textures=arguments.textures)
     if arguments.only is not None:
-        config = recipes.only(config, arguments.only)
+        config = recipes.only(config, *arguments.only)
     if arguments.minutes is not None or arguments.steps is not None:
         config = replace(config, minutes=arguments.minutes, steps=arguments.steps)
     if arguments.recordings is not None:

@@ -30,11 +30,11 @@ def tiny(minutes: float = 30.0, *, textures: str | None = None) -> TrainConfig:
             Task(kind="geometry", frames=64),
             Task(kind="image", frames=8, weight=0.1),
             Task(kind="video", frames=16, weight=0.1),
-            Task(kind="text", frames=16),
+            Task(kind="text", frames=32),
         ),
         stages=(Stage(until=0.3, frames=4), Stage(until=0.65, frames=8), Stage(until=1.0, frames=16)),
         data=DataConfig(world=WorldConfig(textures=textures)),
-        geometry=GeometryWeights(),
+        geometry=GeometryWeights(translation=1.0, translation_squared=1.0),
         self_supervision=SelfSupervisionConfig(
             prototypes=2048, bottleneck=128, hidden=512, views=ViewConfig(global_hw=(96, 128), local_hw=(48, 64))
         ),
@@ -90,10 +90,11 @@ def large(steps: int = 60_000, *, start: str | None = None, textures: str | None
     )
 
 
-def only(config: TrainConfig, objective: str) -> TrainConfig:
-    """The same run, at the same length, with one of ``OBJECTIVES`` alone."""
-    kinds = {"self-supervision": ("image", "video"), "geometry": ("geometry",), "text": ("text",)}[objective]
-    model = config.model if objective == "geometry" else without_heads(config.model)
+def only(config: TrainConfig, *objectives: str) -> TrainConfig:
+    """The same run, at the same length, with these of ``OBJECTIVES`` alone."""
+    tasks = {"self-supervision": ("image", "video"), "geometry": ("geometry",), "text": ("text",)}
+    kinds = [kind for objective in objectives for kind in tasks[objective]]
+    model = config.model if "geometry" in kinds else without_heads(config.model)
     return replace(config, model=model, tasks=tuple(task for task in config.tasks if task.kind in kinds))
 
 
