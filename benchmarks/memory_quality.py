@@ -1,84 +1,180 @@
-"""Depth against the length of the stream, for each way of remembering: the paper's length test on the procedural world.
+"""Quality against the length of the stream, for each way of remembering and each type in which it is kept.
 
-    python -m benchmarks.memory_quality --json benchmarks/results/memory_quality.json
+    python -m benchmarks.memory_quality --model omnistream-tiny --json benchmarks/results/memory_quality.json
 
-Held-out clips of 512 frames are streamed through the bundled checkpoint, which was trained on 16; at each length,
-AbsRel of the newest 16 frames, one scale for those of a clip, mean over clips.
+Held-out clips of the procedural world are streamed to their end; at each length, depth (AbsRel and share within 25 %,
+one scale for those of a clip) of the newest 16 frames, and ATE of the path so far (every 4th frame, Sim(3)-aligned),
+means over clips. Beside each figure in fewer bits stands its change against the same memory in float32. A cell (policy
+and types) that the file holds already, for these very weights, clips and lengths, is not computed again.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
+import time
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from rich.console import Console
+from rich.table import Table
 
 from omnistream_core.bench.machine import facts
 from omnistream_core.config import StreamConfig
 from omnistream_core.evaluation.geometry import clip_frames
-from omnistream_core.evaluation.metrics import depth_errors
+from omnistream_core.evaluation.metrics import depth_errors, trajectory_errors
 from omnistream_core.model import OmniStreamModel
 from omnistream_core.pretraining.world import HELD_OUT_SEED, ClipBatch, WorldConfig, render_clips
 from omnistream_core.session import StreamSession
+from omnistream_core.types import Prediction
 
-NEWEST = 16
-WAYS = {
+NEWEST, PATH_EVERY = 16, 4
+POLICIES = {
     "window 16 + 1": StreamConfig(),
-    "window 16 + 1, bfloat16": StreamConfig(dtype="bfloat16"),
-    "window 16 + 1, memory in bfloat16": StreamConfig(cache_dtype="bfloat16"),
-    "window 16 + 1, memory in int8": StreamConfig(cache_dtype="int8"),
-    "window 16 + 1, memory in float8": StreamConfig(cache_dtype="float8_e4m3fn"),
     "window 8 + 1": StreamConfig(window=8),
     "window 8 + 1, 8 pools of 4": StreamConfig(window=8, older=8, older_every=4),
     "window 8 + 1, 8 of every 4th": StreamConfig(window=8, older=8, older_every=4, older_mean=False),
     "everything": StreamConfig(window=None, block_frames=128),
 }
+EXACT = "float32"
+TYPES: dict[str, dict[str, Any]] = {
+    EXACT: {},
+    "memory in bfloat16": {"cache_dtype": "bfloat16"},
+    "memory in int8": {"cache_dtype": "int8"},
+    "memory in float8": {"cache_dtype": "float8_e4m3fn"},
+    "weights in int8": {"weight_dtype": "int8"},
+    "all in bfloat16": {"dtype": "bfloat16"},
+}
+MEASURES = ("abs_rel", "delta_1.25", "ate_m")
+ALLOWED = {"memory in bfloat16": 0.01, "memory in int8": 0.02, "memory in float8": 0.02}  # what we claim, as a share
 
 
-def errors_at(
-    model: OmniStreamModel, stream: StreamConfig, clips: ClipBatch, lengths: list[int]
-) -> tuple[dict[int, float], float]:
-    """AbsRel of the newest frames at each length, and the megabytes that the memory holds at the end."""
-    count = len(clips.images_BT3HW)
+def cell(model: OmniStreamModel, stream: StreamConfig, clips: ClipBatch, lengths: Sequence[int]) -> dict[str, Any]:
+    """Figures at each length, size of the memory at the end, seconds."""
+    start, count = time.perf_counter(), len(clips.images_BT3HW)
     session = StreamSession(model, stream, streams=count)
-    predicted: list[list[np.ndarray]] = [[] for _ in range(count)]
-    for frames in zip(*(clip_frames(clips, b) for b in range(count)), strict=True):
+    predicted: list[dict[int, Prediction]] = [{} for _ in range(count)]
+    for t, frames in enumerate(zip(*(clip_frames(clips, b) for b in range(count)), strict=True)):
+        if t % PATH_EVERY and not any(length - NEWEST <= t < length for length in lengths):
+            session.encode_many(dict(enumerate(frames)))  # remembered; its geometry is not asked for
+            continue
         for b, prediction in session.step_many(dict(enumerate(frames))).items():
-            predicted[b].append(prediction.depth_m_HW)
-    truth_BTHW = clips.depth_m_BTHW.numpy()
-    errors = {}
-    for length in lengths:
-        newest = slice(length - NEWEST, length)
-        each = [
-            depth_errors(np.stack(predicted[b][newest]).ravel(), truth_BTHW[b, newest].ravel())["abs_rel"]
-            for b in range(count)
-        ]
-        errors[length] = float(np.mean(each))
-    return errors, session.stats.cache_bytes / 2**20
+            predicted[b][t] = prediction
+    return {
+        "mb_a_stream": session.stats.cache_bytes / count / 2**20,
+        "seconds": time.perf_counter() - start,
+        "engine": session.engine,
+        "at": {str(length): means_at(length, predicted, clips) for length in lengths},
+    }
+
+
+def means_at(length: int, predicted: list[dict[int, Prediction]], clips: ClipBatch) -> dict[str, float]:
+    """Depth of the newest frames and the path so far, means over clips."""
+    figures = []
+    newest, path = range(length - NEWEST, length), range(0, length, PATH_EVERY)
+    for b, predictions in enumerate(predicted):
+        depth_THW = np.stack([predictions[t].depth_m_HW for t in newest])
+        true_THW = clips.depth_m_BTHW[b, newest].numpy()
+        known = np.isfinite(true_THW) & (true_THW > 0)
+        path_T44 = np.stack([predictions[t].world_from_camera_44 for t in path])
+        truth_T44 = clips.world_from_camera_BT44[b, path].numpy()
+        figures.append(depth_errors(depth_THW[known], true_THW[known]) | trajectory_errors(path_T44, truth_T44))
+    return {name: float(np.mean([f[name] for f in figures])) for name in MEASURES}
+
+
+def changes(now: dict[str, Any], exact: dict[str, Any]) -> dict[str, float]:
+    """Largest relative change of each measure over the lengths, as a share of the float32 figure; worse is positive."""
+    worse = {"delta_1.25": -1}
+    return {
+        name: max(
+            (worse.get(name, 1) * (at[name] / exact["at"][length][name] - 1) for length, at in now["at"].items()),
+            key=abs,
+        )
+        for name in MEASURES
+    }
+
+
+def with_changes(cells: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
+    """A row a cell, those in fewer bits with their changes and, where we claim a bound, whether it holds."""
+    rows = []
+    for key, found in cells.items():
+        policy, kind = key.split(" | ")
+        row = {"policy": policy, "types": kind} | found
+        if kind != EXACT and f"{policy} | {EXACT}" in cells:
+            row["largest_change"] = changes(found, cells[f"{policy} | {EXACT}"])
+            if kind in ALLOWED:
+                row["holds"] = all(change < ALLOWED[kind] for change in row["largest_change"].values())
+        rows.append(row)
+    return rows
+
+
+def table(rows: list[dict[str, Any]], lengths: Sequence[int]) -> Table:
+    """AbsRel at each length; the largest changes of all measures beside."""
+    columns = ("memory", "types", "MB", *(f"AbsRel at {n}" for n in lengths), *(f"{m} change" for m in MEASURES))
+    out = Table(*columns)
+    for row in rows:
+        change = row.get("largest_change", {})
+        out.add_row(
+            *(row["policy"], row["types"], f"{row['mb_a_stream']:.2f}"),
+            *(f"{row['at'][str(n)]['abs_rel']:.4f}" for n in lengths),
+            *(f"{100 * change[m]:+.2f} %" if m in change else "" for m in MEASURES),
+        )
+    return out
+
+
+def weights_of(model: OmniStreamModel) -> str:
+    """A digest of all weights."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(name.encode() + tensor.float().numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def known_cells(path: Path | None, task: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """What the file holds for this very task."""
+    if path is None or not path.exists():
+        return {}
+    before = json.loads(path.read_text())
+    return before["cells"] if before["task"] == task else {}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", default="omnistream-tiny")
-    parser.add_argument("--clips", type=int, default=4)
+    parser.add_argument("--clips", type=int, default=1)
     parser.add_argument("--lengths", type=int, nargs="+", default=[16, 32, 64, 128, 256, 512])
+    parser.add_argument("--policies", nargs="+", choices=POLICIES, default=list(POLICIES))
+    parser.add_argument("--types", nargs="+", choices=TYPES, default=list(TYPES))
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     world = replace(WorldConfig(), frames=max(options.lengths))
+    task = {
+        "weights": weights_of(OmniStreamModel.from_pretrained(options.model)),
+        "clips": options.clips,
+        "lengths": options.lengths,
+        "newest_frames": NEWEST,
+    }
+    cells, console = known_cells(options.json, task), Console()
+    wanted = {f"{p} | {t}": replace(POLICIES[p], **TYPES[t]) for p in options.policies for t in options.types}
     clips = render_clips(range(HELD_OUT_SEED, HELD_OUT_SEED + options.clips), world)
-    rows = []
-    for name, stream in WAYS.items():
-        errors, megabytes = errors_at(OmniStreamModel.from_pretrained(options.model), stream, clips, options.lengths)
-        rows.append({"memory": name, "mb": round(megabytes / options.clips, 2), "abs_rel": errors})
-        print(f"{name:36}{rows[-1]['mb']:8.2f} MB", *(f"{n}: {e:.4f}" for n, e in errors.items()), flush=True)
-    if options.json:
-        known = {"model": options.model, "clips": options.clips, "newest_frames": NEWEST, "rows": rows}
-        options.json.write_text(json.dumps(facts("cpu", options.threads) | known, indent=1) + "\n")
+    for key, stream in wanted.items():
+        if key in cells:
+            continue
+        cells[key] = cell(OmniStreamModel.from_pretrained(options.model), stream, clips, options.lengths)
+        console.print(f"{key}: {cells[key]['seconds']:.0f} s")
+        if options.json:
+            known = facts("cpu", options.threads) | {"model": Path(options.model).name, "task": task}
+            text = json.dumps(known | {"rows": with_changes(cells), "cells": cells}, indent=1)
+            options.json.write_text(text + "\n")
+    console.width = max(console.width, 150)
+    console.print(table(with_changes(cells), options.lengths))
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ from omnistream_core.errors import ConfigError
 RopeLayout = Literal["paired", "official"]
 DType = Literal["float32", "bfloat16", "float16"]
 CacheDType = Literal["float32", "bfloat16", "float16", "int8", "float8_e4m3fn"]
+WeightDType = Literal["int8"]
 Engine = Literal["auto", "torch", "native"]
 
 
@@ -220,6 +221,8 @@ class StreamConfig:
         dtype: of weights and activations.
         cache_dtype: of the key/value memory; None takes ``dtype``. int8 and float8_e4m3fn come with a scale a head and
             channel.
+        weight_dtype: int8 rounds the weights of the blocks' linear layers (one unit an output channel) and multiplies
+            them with tokens rounded to a byte, in the native kernels alone; None takes ``dtype``.
         engine: ``torch`` is the plain path; ``native`` the C++ kernels for CPUs (see ``packed.py``), built with g++ at
             the first start; ``auto`` takes these on a CPU and captured graphs on CUDA (see ``graphed.py``) where they
             serve, and the plain path where not.
@@ -231,6 +234,7 @@ class StreamConfig:
     device: str = "cpu"
     dtype: DType = "float32"
     cache_dtype: CacheDType | None = None
+    weight_dtype: WeightDType | None = None
     block_frames: int = 16
     older: int = 0
     older_every: int = 4
@@ -248,6 +252,14 @@ class StreamConfig:
         _require(
             self.cache_dtype is None or self.cache_dtype in get_args(CacheDType),
             f"stream cache_dtype {self.cache_dtype!r}: one of {get_args(CacheDType)} is needed",
+        )
+        _require(
+            self.weight_dtype is None or self.weight_dtype in get_args(WeightDType),
+            f"stream weight_dtype {self.weight_dtype!r}: one of {get_args(WeightDType)}, or None, is needed",
+        )
+        _require(
+            self.weight_dtype is None or self.engine != "torch",
+            f"stream weight_dtype {self.weight_dtype!r} with engine 'torch': only the native kernels multiply it",
         )
         _require(self.engine in get_args(Engine), f"stream engine {self.engine!r}: one of {get_args(Engine)} is needed")
         _require(

@@ -32,7 +32,9 @@ MULTIPLIED = (torch.float32, torch.bfloat16)
 KEPT = {torch.float32: (torch.float32, torch.bfloat16, torch.int8), torch.bfloat16: (torch.bfloat16, torch.int8)}
 
 
-def check_native(config: BackboneConfig, dtype: torch.dtype, cache_dtype: torch.dtype) -> None:
+def check_native(
+    config: BackboneConfig, dtype: torch.dtype, cache_dtype: torch.dtype, weight_dtype: torch.dtype | None = None
+) -> None:
     """Raises ``NativeUnavailable`` with the reason where the native path cannot serve a backbone."""
     hidden = round(config.width * config.mlp_ratio)
     if config.head_dim != HEAD_DIM or hidden % HEAD_DIM:
@@ -44,6 +46,8 @@ def check_native(config: BackboneConfig, dtype: torch.dtype, cache_dtype: torch.
         raise NativeUnavailable(f"{dtype} with a memory in {cache_dtype}: the native kernels know {KEPT}")
     if dtype == torch.bfloat16 and not native.kernels().multiplies_bfloat16():
         raise NativeUnavailable("this processor does not multiply bfloat16 (AVX-512 BF16)")
+    if weight_dtype == torch.int8 and not native.kernels().multiplies_int8():
+        raise NativeUnavailable("this processor does not multiply int8 (AVX-512 VNNI)")
 
 
 class PackedCache(FrameSlots):
@@ -109,7 +113,7 @@ class PackedCache(FrameSlots):
 
 
 class PackedBlock:
-    """A block's weights as the kernels read them."""
+    """A block's weights as the kernels read them; ``dtype`` is that of the matrices."""
 
     def __init__(self, block: Block, dtype: torch.dtype) -> None:
         attn, mlp = block.attn, block.mlp
@@ -134,9 +138,10 @@ class PackedBlock:
 
 
 def packed(weight_nk: Tensor, dtype: torch.dtype) -> Tensor:
-    """A (n, k) weight as the kernels read it; n is a multiple of their columns."""
+    """A (n, k) weight as the kernels read it; n is a multiple of their columns. int8 begins with n units and n sums."""
     weight_nk = weight_nk.detach().float().contiguous()
-    out = torch.empty(weight_nk.numel(), dtype=dtype)
+    head = 2 * 4 * len(weight_nk) if dtype == torch.int8 else 0
+    out = torch.empty(head + weight_nk.numel(), dtype=dtype)
     pack = getattr(native.kernels(), f"pack_{name_of(dtype)}")
     pack(ctypes.c_void_p(weight_nk.data_ptr()), *weight_nk.shape, ctypes.c_void_p(out.data_ptr()))
     return out
@@ -153,21 +158,26 @@ class NativeBackbone:
     Args:
         backbone: its weights are packed, and packed again when they have changed.
         dtype: in which products are computed.
+        weight_dtype: int8 multiplies the linear layers of the blocks in int8 instead: weights with one unit an output
+            channel, tokens rounded to 256 steps between their own smallest and largest value.
 
     Raises:
         NativeUnavailable: this machine or backbone cannot.
     """
 
-    def __init__(self, backbone: Backbone, dtype: torch.dtype = torch.float32) -> None:
-        check_native(backbone.config, dtype, dtype)
+    def __init__(
+        self, backbone: Backbone, dtype: torch.dtype = torch.float32, *, weight_dtype: torch.dtype | None = None
+    ) -> None:
+        check_native(backbone.config, dtype, dtype, weight_dtype)
         self.backbone, self.config, self.dtype = backbone, backbone.config, dtype
+        self.weight_dtype = weight_dtype or dtype
         self._parameters = list(backbone.blocks.parameters())
         self._pack()
         self.stage_s: Tensor | None = None  # where the kernels add the seconds of each of ``STAGES``
         self._work: dict[tuple[int, int], dict[str, Tensor]] = {}
 
     def _pack(self) -> None:
-        self._blocks = [PackedBlock(cast(Block, block), self.dtype) for block in self.backbone.blocks]
+        self._blocks = [PackedBlock(cast(Block, block), self.weight_dtype) for block in self.backbone.blocks]
         self._addresses = (native.Block * len(self._blocks))(*(block.addresses for block in self._blocks))
         self._version = _version(self._parameters)
 
@@ -267,7 +277,10 @@ class NativeBackbone:
             rows, width, hidden = streams * tokens, self.config.width, round(self.config.width * self.config.mlp_ratio)
             sizes = {"normed": width, "q": width, "attended": width, "hidden_values": hidden}
             work = {name: torch.empty(rows, size, dtype=self.dtype) for name, size in sizes.items()}
-            self._work = {(streams, tokens): work | {"qkv": torch.empty(rows, 3 * width)}}
+            work["qkv"] = torch.empty(rows, 3 * width)
+            if self.weight_dtype == torch.int8:
+                work |= {"bytes": torch.empty(rows, hidden, dtype=torch.uint8), "ranges": torch.empty(rows, 2)}
+            self._work = {(streams, tokens): work}
         return self._work[streams, tokens]
 
 

@@ -253,18 +253,18 @@ def native_backbone(model: OmniStreamModel, config: StreamConfig) -> NativeBackb
     """The native path where it is wanted and serves; None leaves the work to torch.
 
     Raises:
-        NativeUnavailable: it was asked for by name and cannot.
+        NativeUnavailable: it, or weights that it alone multiplies, were asked for by name, and it cannot.
     """
     if config.engine == "torch":
         return None
     try:
         if _device(config.device).type != "cpu":
             raise NativeUnavailable(f"engine 'native' is for CPUs, the device is {config.device!r}")
-        dtype = getattr(torch, config.dtype)
+        dtype, weight_dtype = getattr(torch, config.dtype), config.weight_dtype and getattr(torch, config.weight_dtype)
         check_native(model.config.backbone, dtype, getattr(torch, config.cache_dtype or config.dtype))
-        return NativeBackbone(model.backbone, dtype)
+        return NativeBackbone(model.backbone, dtype, weight_dtype=weight_dtype)
     except NativeUnavailable as reason:
-        if config.engine == "native":
+        if config.engine == "native" or config.weight_dtype is not None:
             raise
         _log.info("torch computes the backbone: %s", reason)
         return None

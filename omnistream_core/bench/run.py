@@ -25,7 +25,8 @@ from omnistream_core.cache import make_cache
 from omnistream_core.config import StreamConfig, preset
 from omnistream_core.graphed import GraphedBackbone
 from omnistream_core.model import OmniStreamModel, build_model
-from omnistream_core.packed import STAGES
+from omnistream_core.native import NativeUnavailable
+from omnistream_core.packed import STAGES, NativeBackbone
 from omnistream_core.session import native_backbone
 
 Step = Callable[[], Tensor]
@@ -105,8 +106,13 @@ class Runner:
         self.fast = native_backbone(self.model, stream)
         graphs = config.engine == "auto" and config.device.startswith("cuda")
         self.backbone: Any = GraphedBackbone(self.model.backbone) if graphs else self.fast or self.model.backbone
+        self.bounded = f"window {config.window}"
         self.grid_hw = self.model.backbone.grid_hw((config.size_px, config.size_px))
-        self.memories = {"exact": self._memory(None), f"window {config.window}": self._memory(config.window)}
+        self.memories = {"exact": self._memory(None), self.bounded: self._memory(config.window)}
+        self.backbones = dict.fromkeys(self.memories, self.backbone)
+        if (rounded := self._rounded()) is not None:
+            name = f"{self.bounded}, int8 weights"
+            self.backbones[name], self.memories[name] = rounded, self._memory(config.window)
 
     def cases(self) -> Iterator[Case]:
         """Runs the stream up to the last frame that is timed, and stops at each of them."""
@@ -117,12 +123,20 @@ class Runner:
                 if official is not None:
                     official.pretend(number - 1, self.grid_hw)
                 yield self._case(number, image, official, tuple(self.memories))
-            for memory in self.memories.values():
-                self.backbone(image, memory)
-        bounded = f"window {config.window}"
-        far = self.memories[bounded]
-        far.advance([0], config.far_frame - 1 - far.frame_count(0))
-        yield self._case(config.far_frame, images_BT3HW[:, :1], None, (bounded,))
+            for name, memory in self.memories.items():
+                self.backbones[name](image, memory)
+        far = tuple(name for name in self.memories if name.startswith(self.bounded))
+        for name in far:
+            memory = self.memories[name]
+            memory.advance([0], config.far_frame - 1 - memory.frame_count(0))
+        yield self._case(config.far_frame, images_BT3HW[:, :1], None, far)
+
+    def _rounded(self) -> NativeBackbone | None:
+        """The same backbone with int8 weights, where this processor multiplies them."""
+        try:
+            return self.fast and NativeBackbone(self.model.backbone, self.dtype, weight_dtype=torch.int8)
+        except NativeUnavailable:
+            return None
 
     def _official(self) -> OfficialStream | None:
         """The release with our weights, once it has given our numbers for the first frames."""
@@ -136,10 +150,10 @@ class Runner:
 
     def stages(self, limits: Ceilings) -> list[dict[str, Any]]:
         """Floor and time of every stage of the bounded step, and of the heads."""
-        name, image = f"window {self.config.window}", self._images(1)
+        name, image = self.bounded, self._images(1)
         memory, device = self.memories[name], image.device
         work = self._work(name, self.config.far_frame)
-        times = [self._stage_times(image, memory) for _ in range(self.config.repeats)][1:]
+        times = [self._stage_times(image) for _ in range(self.config.repeats)][1:]
         rows = []
         for stage in times[0]:
             row = {"variant": name, "stage": stage, "ms_p50": 1e3 * median(t[stage] for t in times)}
@@ -165,34 +179,32 @@ class Runner:
         return make_cache(self.model.backbone.config, dtype=self.dtype, device=self.config.device, **settings)
 
     def _work(self, variant: str, frame: int) -> dict[str, Work]:
-        visible = (
-            frame if variant != f"window {self.config.window}" else self.memories[variant].keeps.place(frame - 1).fill
-        )
+        visible = self.memories[variant].keeps.place(frame - 1).fill if variant in self.memories else frame
         return frame_work(self.model.backbone.config, grid_hw=self.grid_hw, visible_frames=visible, dtype=self.dtype)
 
     def _case(self, frame: int, image: Tensor, official: OfficialStream | None, chosen: tuple[str, ...]) -> Case:
-        steps: dict[str, Step] = {name: partial(self._again, image, self.memories[name]) for name in chosen}
+        steps: dict[str, Step] = {name: partial(self._again, name, image) for name in chosen}
         if official is not None:
             steps["official"] = partial(official.step, image, keep=False)
         return Case(frame=frame, steps=steps, work={name: total(self._work(name, frame)) for name in steps})
 
-    def _again(self, image: Tensor, memory: Any) -> Tensor:
+    def _again(self, variant: str, image: Tensor) -> Tensor:
         """The next frame; the memory then stands where it stood before, and the same slot is written again."""
-        patches = self.backbone(image, memory).patches_BTND[:, 0]
-        memory.advance([0], -1)
+        patches = self.backbones[variant](image, self.memories[variant]).patches_BTND[:, 0]
+        self.memories[variant].advance([0], -1)
         return patches
 
-    def _stage_times(self, image: Tensor, memory: Any) -> dict[str, float]:
+    def _stage_times(self, image: Tensor) -> dict[str, float]:
         device = image.device
         embed = seconds(partial(self.model.backbone.embed, image, torch.tensor([[1]])), device)
         if self.fast is not None:
             self.fast.stage_s = torch.zeros(len(STAGES), dtype=torch.float64)
-            whole = seconds(partial(self._again, image, memory), device)
+            whole = seconds(partial(self._again, self.bounded, image), device)
             times = dict(zip(STAGES, self.fast.stage_s.tolist(), strict=True))
             self.fast.stage_s = None
         else:
             with module_times(self.model.backbone, device) as times:
-                whole = seconds(partial(self._again, image, memory), device)
+                whole = seconds(partial(self._again, self.bounded, image), device)
         return {"patch embed": embed, **times, "rest": whole - embed - sum(times.values()), "whole step": whole}
 
 

@@ -59,7 +59,7 @@ class Call(Structure):
         ("layers", POINTER(Layer)),
         *((name, c_void_p) for name in ("rows", "first_token", "visible_tokens", "fold_from", "fold_into")),
         *((name, c_void_p) for name in ("fold_weight", "cos", "sin", "x", "qkv")),
-        *((name, c_void_p) for name in ("normed", "q", "attended", "hidden_values", "stage_s")),
+        *((name, c_void_p) for name in ("normed", "q", "attended", "hidden_values", "bytes", "ranges", "stage_s")),
     ]
 
 

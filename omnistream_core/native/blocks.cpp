@@ -4,9 +4,12 @@
 // T is the type that is multiplied (float, or bf16 where the processor multiplies it); sums are float throughout, and
 // so is the residual stream. K is the type in which keys and values are kept: float, bf16 or int8.
 //
-// A matrix (k, n) is packed into panels of kCols columns, [n / kCols][k / pairs<T>][kCols][pairs<T>]: one step of the
+// A matrix (k, n) is packed into panels of kCols columns, [n / kCols][k / group<T>][kCols][group<T>]: one step of the
 // register tile reads it from front to back. Weights are packed once. Keys are kept as packed columns (k = D, n = S),
 // values as packed rows (k = S, n = D), so attention reads the memory as it lies.
+//
+// Weights may be int8, with one unit a column; the rows they multiply are then rounded to bytes, each row in its own
+// range: x = unit * byte + least.
 #include <omp.h>
 
 #include <algorithm>
@@ -14,6 +17,7 @@
 #include <cstdint>
 #include <cstring>
 #include <type_traits>
+#include <vector>
 #if defined(__AVX512F__)
 #include <immintrin.h>
 #endif
@@ -30,7 +34,7 @@ constexpr int kLanes = 4, kVectors = 4;
 constexpr int kRows = 6;                     // of the register tile
 constexpr int kCols = kLanes * kVectors;     // of the register tile
 constexpr int kHead = 64;                    // D
-constexpr int kChunk = 256;                  // keys whose scores are held at once
+constexpr int kChunk = 512;                  // keys whose scores are held at once
 constexpr int kTile = 17 * kRows;            // rows of a task
 static_assert(kHead % kCols == 0 && kChunk % kCols == 0);
 
@@ -41,11 +45,13 @@ struct bf16 {
 };
 
 template <class T>
-constexpr int pairs = std::is_same_v<T, bf16> ? 2 : 1;
+constexpr int group = 4 / int(sizeof(T));  // numbers along k that one lane multiplies and adds up
 
 inline Vec load(const float* p) { return *reinterpret_cast<const Vec*>(p); }
 inline void store(float* p, Vec v) { *reinterpret_cast<Vec*>(p) = v; }
 inline Vec all(float x) { return Vec{} + x; }
+inline Vec larger(Vec a, Vec b) { return a > b ? a : b; }
+inline Vec smaller(Vec a, Vec b) { return a < b ? a : b; }
 
 inline float to_float(float x) { return x; }
 inline float to_float(int8_t x) { return x; }
@@ -75,14 +81,21 @@ inline void put(bf16* p, Vec v) {
 
 // ---- elementwise ----
 
+#if defined(__AVX512F__)
+inline Vec nearest(Vec x) { return Vec(_mm512_roundscale_ps(__m512(x), _MM_FROUND_TO_NEAREST_INT)); }
+inline Vec times_two_to(Vec whole, Vec y) { return Vec(_mm512_scalef_ps(__m512(y), __m512(whole))); }
+#else
+inline Vec nearest(Vec x) { return (x + 12582912.f) - 12582912.f; }  // 1.5 * 2^23: no bits are left for fractions
+inline Vec times_two_to(Vec whole, Vec y) { return Vec(IntVec(y) + (__builtin_convertvector(whole, IntVec) << 23)); }
+#endif
+
 inline Vec exp2(Vec x, bool coarse) {  // relative error 2e-7, coarse 5e-5
-  x = x < -126.f ? all(-126.f) : x;
-  const Vec shifted = x + 12582912.f;  // 1.5 * 2^23: the low bits now hold the nearest integer
-  const Vec f = x - (shifted - 12582912.f);
+  x = larger(x, all(-126.f));
+  const Vec whole = nearest(x), f = x - whole;
   Vec y = coarse ? all(9.618437e-3f) : (1.5353362e-4f * f + 1.3398874e-3f) * f + 9.6184374e-3f;
   y = (y * f + 5.5503325e-2f) * f + 2.4022648e-1f;
   y = (y * f + 6.9314720e-1f) * f + 1.f;
-  return Vec(IntVec(y) + (IntVec(shifted) << 23));
+  return times_two_to(whole, y);
 }
 
 inline Vec gelu(Vec x) {  // x Phi(x); erf by Abramowitz and Stegun 7.1.26, error 1.5e-7
@@ -93,6 +106,10 @@ inline Vec gelu(Vec x) {  // x Phi(x); erf by Abramowitz and Stegun 7.1.26, erro
   return x * (x < 0.f ? tail : 1.f - tail);
 }
 
+#if defined(__AVX512F__)
+inline float sum_of(Vec v) { return _mm512_reduce_add_ps(__m512(v)); }
+inline float max_of(Vec v) { return _mm512_reduce_max_ps(__m512(v)); }
+#else
 template <class F>
 inline float folded(Vec v, F join) {
   float x[kLanes];
@@ -107,6 +124,7 @@ inline float sum_of(Vec v) {
 inline float max_of(Vec v) {
   return folded(v, [](float a, float b) { return a > b ? a : b; });
 }
+#endif
 
 // ---- the register tile: acc (R, kCols) += a (R, k) times one panel (k, kCols) ----
 
@@ -144,6 +162,25 @@ inline void multiply(const bf16* a, int64_t lda, const bf16* panel, int k, Vec (
 }
 #endif
 
+#if defined(__AVX512VNNI__)
+template <int R>
+inline void multiply(const uint8_t* a, int64_t lda, const int8_t* panel, int k, IntVec (&acc)[R][kVectors]) {
+  for (int p = 0; p < k; p += 4, panel += 4 * kCols) {
+    __m512i b[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) b[v] = _mm512_loadu_si512(panel + 4 * v * kLanes);
+#pragma GCC unroll 6
+    for (int r = 0; r < R; ++r) {
+      int32_t four;
+      std::memcpy(&four, a + r * lda + p, 4);
+      const __m512i x = _mm512_set1_epi32(four);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = IntVec(_mm512_dpbusd_epi32(__m512i(acc[r][v]), x, b[v]));
+    }
+  }
+}
+#endif
+
 template <class F>
 inline void with_rows(int rows, F&& f) {  // f(integral_constant<int, rows>), rows from 1 to kRows
   switch (rows) {
@@ -158,25 +195,77 @@ inline void with_rows(int rows, F&& f) {  // f(integral_constant<int, rows>), ro
 
 // ---- stages; each shares its work among the threads of the team and ends in a barrier ----
 
-// write(row, column, Vec) gets every vector of a (rows, k) times weight (k, n) plus bias (or null).
-template <class T, class Write>
-void linear(const T* a, int rows, int k, const T* weight, const float* bias, int n, Write write) {
+// tile(integral_constant<int, count>, row, column) for every register tile of (rows, n).
+template <class Tile>
+void for_tiles(int rows, int n, Tile tile) {
   const int row_tiles = (rows + kTile - 1) / kTile;
 #pragma omp for schedule(dynamic)
   for (int task = 0; task < n / kCols * row_tiles; ++task) {
     const int column = task / row_tiles * kCols, first = task % row_tiles * kTile;
     const int last = std::min(rows, first + kTile);
-    for (int row = first; row < last; row += kRows) {
-      with_rows(std::min(kRows, last - row), [&](auto count) {
-        Vec acc[count][kVectors] = {};
-        multiply<count>(a + int64_t(row) * k, k, weight + int64_t(column) * k, k, acc);
-        for (int r = 0; r < count; ++r)
-          for (int v = 0; v < kVectors; ++v)
-            write(row + r, column + v * kLanes, bias ? acc[r][v] + load(bias + column + v * kLanes) : acc[r][v]);
-      });
-    }
+    for (int row = first; row < last; row += kRows)
+      with_rows(std::min(kRows, last - row), [&](auto count) { tile(count, row, column); });
   }
 }
+
+// write(row, column, Vec) gets every vector of a (rows, k) times weight (k, n) plus bias (or null).
+template <class T, class Write>
+void linear(const T* a, int rows, int k, const T* weight, const float* bias, int n, Write write) {
+  for_tiles(rows, n, [&](auto count, int row, int column) {
+    Vec acc[count][kVectors] = {};
+    multiply<count>(a + int64_t(row) * k, k, weight + int64_t(column) * k, k, acc);
+    for (int r = 0; r < count; ++r)
+      for (int v = 0; v < kVectors; ++v)
+        write(row + r, column + v * kLanes, bias ? acc[r][v] + load(bias + column + v * kLanes) : acc[r][v]);
+  });
+}
+
+struct Range {  // of a row of bytes
+  float unit, least;
+};
+
+#if defined(__AVX512VNNI__)
+inline Vec load(const bf16* p) {
+  const __m256i half = _mm256_loadu_si256(reinterpret_cast<const __m256i*>(p));
+  return Vec(_mm512_slli_epi32(_mm512_cvtepu16_epi32(half), 16));
+}
+
+template <class T>
+void to_bytes(const T* x, int rows, int k, uint8_t* bytes, Range* ranges) {
+#pragma omp for schedule(static)
+  for (int row = 0; row < rows; ++row) {
+    const T* in = x + int64_t(row) * k;
+    Vec low = load(in), high = low;
+    for (int c = 0; c < k; c += kLanes) low = smaller(low, load(in + c)), high = larger(high, load(in + c));
+    const float least = -max_of(-low), unit = std::max((max_of(high) - least) / 255, 1e-30f);
+    for (int c = 0; c < k; c += kLanes) {
+      const __m512i whole = _mm512_cvtps_epi32(__m512((load(in + c) - least) * (1.f / unit)));
+      _mm_storeu_si128(reinterpret_cast<__m128i*>(bytes + int64_t(row) * k + c), _mm512_cvtusepi32_epi8(whole));
+    }
+    ranges[row] = {unit, least};
+  }
+}
+
+// A weight (k, n) in int8: n units, n sums of its columns, then the panels.
+template <class Write>
+void linear(const uint8_t* a, const Range* ranges, int rows, int k, const void* weight, const float* bias, int n,
+            Write write) {
+  const float *units = static_cast<const float*>(weight), *sums = units + n;
+  const int8_t* panels = reinterpret_cast<const int8_t*>(sums + n);
+  for_tiles(rows, n, [&](auto count, int row, int column) {
+    IntVec acc[count][kVectors] = {};
+    multiply<count>(a + int64_t(row) * k, k, panels + int64_t(column) * k, k, acc);
+    for (int v = 0; v < kVectors; ++v) {
+      const int first = column + v * kLanes;
+      const Vec unit = load(units + first), sum = load(sums + first), start = bias ? load(bias + first) : Vec{};
+      for (int r = 0; r < count; ++r) {
+        const Range range = ranges[row + r];
+        write(row + r, first, __builtin_convertvector(acc[r][v], Vec) * (range.unit * unit) + (range.least * sum + start));
+      }
+    }
+  });
+}
+#endif
 
 template <class T>
 void layer_norm(const float* x, int rows, int width, const float* weight, const float* bias, float eps, T* out) {
@@ -199,12 +288,12 @@ void layer_norm(const float* x, int rows, int width, const float* weight, const 
 // Where key and value of token s, channel c lie in the memory of one stream and head that has room for `room` tokens.
 template <class T>
 inline int64_t key_at(int64_t s, int c) {
-  constexpr int k = pairs<T>;
+  constexpr int k = group<T>;
   return s / kCols * kCols * kHead + (c / k * kCols + s % kCols) * k + c % k;
 }
 template <class T>
 inline int64_t value_at(int64_t s, int c, int64_t room) {
-  constexpr int k = pairs<T>;
+  constexpr int k = group<T>;
   return c / kCols * kCols * room + (s / k * kCols + c % kCols) * k + s % k;
 }
 
@@ -233,7 +322,7 @@ void fold(K* held, int tokens, float weight, From from, Into into) {
 
 extern "C" {
 
-struct Block {  // weights packed in T; LayerScale is part of proj and fc2
+struct Block {  // weights packed in T, or in int8 where a Call has room for bytes; LayerScale is part of proj and fc2
   const void *qkv, *proj, *fc1, *fc2;
   const float *qkv_bias, *proj_bias, *fc1_bias, *fc2_bias, *norm1, *norm1_bias, *norm2, *norm2_bias;
 };
@@ -255,6 +344,8 @@ struct Call {
   const float *cos, *sin;                              // (rope_streams, P, D)
   float *x, *qkv;                                      // (R, C) residual stream, (R, 3 C)
   void *normed, *q, *attended, *hidden_values;         // (R, C), (B, H, P, D), (R, C), (R, hidden) in T
+  uint8_t* bytes;                                      // (R, hidden) rounded rows, where weights are int8; else null
+  float* ranges;                                       // (R, 2) their units and least values
   double* stage_s;                                     // seconds of norms, qkv, rope + write, attention, proj, mlp; or null
 };
 }
@@ -349,12 +440,9 @@ inline void weigh(Scratch<T>& s, int row, int rows, int keys, int padded) {
     float* score = s.scores[r];
     std::fill(score + keys, score + padded, -1e30f);
     Vec best = load(score);
-    for (int i = kLanes; i < padded; i += kLanes) {
-      const Vec other = load(score + i);
-      best = best > other ? best : other;
-    }
+    for (int i = kLanes; i < padded; i += kLanes) best = larger(best, load(score + i));
     const float largest = std::max(s.largest[row + r], max_of(best));
-    const float fade = std::exp2(s.largest[row + r] - largest);
+    const float fade = exp2(all(s.largest[row + r] - largest), false)[0];
     Vec sum{};
     for (int i = 0; i < padded; i += kLanes) {
       const Vec weight = exp2(load(score + i) - largest, std::is_same_v<T, bf16>);
@@ -450,6 +538,16 @@ void run(const Call& step, int first, int last) {
     float* x = step.x + int64_t(row) * width + column;
     store(x, load(x) + value);
   };
+  const auto product = [&](const T* a, int k, const void* weight, const float* bias, int n, auto write) {
+#if defined(__AVX512VNNI__)
+    if (step.bytes != nullptr) {
+      Range* ranges = reinterpret_cast<Range*>(step.ranges);
+      to_bytes(a, rows, k, step.bytes, ranges);
+      return linear(step.bytes, ranges, rows, k, weight, bias, n, write);
+    }
+#endif
+    linear(a, rows, k, static_cast<const T*>(weight), bias, n, write);
+  };
 #pragma omp parallel num_threads(step.threads)
   {
     Clock clock(step.stage_s);
@@ -457,27 +555,27 @@ void run(const Call& step, int first, int last) {
       const Block& block = step.blocks[number];
       layer_norm(step.x, rows, width, block.norm1, block.norm1_bias, step.eps, normed);
       clock.stage(0);
-      linear(normed, rows, width, static_cast<const T*>(block.qkv), block.qkv_bias, 3 * width,
-             [&](int row, int column, Vec value) { store(step.qkv + int64_t(row) * 3 * width + column, value); });
+      product(normed, width, block.qkv, block.qkv_bias, 3 * width,
+              [&](int row, int column, Vec value) { store(step.qkv + int64_t(row) * 3 * width + column, value); });
       clock.stage(1);
       rotate_and_remember<T, K>(step, number);
       clock.stage(2);
       attend<T, K>(step, number);
       clock.stage(3);
-      linear(attended, rows, width, static_cast<const T*>(block.proj), block.proj_bias, width, add);
+      product(attended, width, block.proj, block.proj_bias, width, add);
       clock.stage(4);
       layer_norm(step.x, rows, width, block.norm2, block.norm2_bias, step.eps, normed);
       clock.stage(0);
-      linear(normed, rows, width, static_cast<const T*>(block.fc1), block.fc1_bias, hidden,
-             [&](int row, int column, Vec value) { put(middle + int64_t(row) * hidden + column, gelu(value)); });
-      linear(middle, rows, hidden, static_cast<const T*>(block.fc2), block.fc2_bias, width, add);
+      product(normed, width, block.fc1, block.fc1_bias, hidden,
+              [&](int row, int column, Vec value) { put(middle + int64_t(row) * hidden + column, gelu(value)); });
+      product(middle, hidden, block.fc2, block.fc2_bias, width, add);
       clock.stage(5);
     }
   }
 }
 
 template <class T>
-void product(const T* a, int rows, int k, const T* packed, int n, float* out, int threads) {
+void multiply_alone(const T* a, int rows, int k, const T* packed, int n, float* out, int threads) {
 #pragma omp parallel num_threads(threads)
   linear(a, rows, k, packed, nullptr, n,
          [&](int row, int column, Vec value) { store(out + int64_t(row) * n + column, value); });
@@ -487,8 +585,22 @@ template <class T>
 void pack(const float* weight_nk, int n, int k, T* out) {
   for (int64_t row = 0; row < n; ++row)
     for (int64_t p = 0; p < k; ++p)
-      put(out + row / kCols * kCols * k + (p / pairs<T> * kCols + row % kCols) * pairs<T> + p % pairs<T>,
+      put(out + row / kCols * kCols * k + (p / group<T> * kCols + row % kCols) * group<T> + p % group<T>,
           weight_nk[row * k + p]);
+}
+
+void pack_bytes(const float* weight_nk, int n, int k, float* out) {
+  float *units = out, *sums = out + n;
+  std::vector<float> rounded(weight_nk, weight_nk + int64_t(n) * k);
+  for (int row = 0; row < n; ++row) {
+    float *w = rounded.data() + int64_t(row) * k, largest = 1e-30f;
+    for (int p = 0; p < k; ++p) largest = std::max(largest, std::fabs(w[p]));
+    units[row] = largest / 127;
+    sums[row] = 0;
+    for (int p = 0; p < k; ++p) sums[row] += w[p] = std::round(w[p] / units[row]);
+    sums[row] *= units[row];
+  }
+  pack(rounded.data(), n, k, reinterpret_cast<int8_t*>(sums + n));
 }
 
 }  // namespace
@@ -505,6 +617,14 @@ int32_t multiplies_bfloat16() {
 #endif
 }
 
+int32_t multiplies_int8() {
+#if defined(__AVX512VNNI__)
+  return 1;
+#else
+  return 0;
+#endif
+}
+
 void pack_float32(const float* weight_nk, int32_t n, int32_t k, void* out) {
   pack(weight_nk, n, k, static_cast<float*>(out));
 }
@@ -512,13 +632,17 @@ void pack_bfloat16(const float* weight_nk, int32_t n, int32_t k, void* out) {
   pack(weight_nk, n, k, static_cast<bf16*>(out));
 }
 
+void pack_int8(const float* weight_nk, int32_t n, int32_t k, void* out) {
+  pack_bytes(weight_nk, n, k, static_cast<float*>(out));
+}
+
 // out (rows, n) = a (rows, k) times packed (k, n): what the kernels reach at best.
 void product_float32(const void* a, int32_t rows, int32_t k, const void* packed, int32_t n, float* out, int32_t threads) {
-  product(static_cast<const float*>(a), rows, k, static_cast<const float*>(packed), n, out, threads);
+  multiply_alone(static_cast<const float*>(a), rows, k, static_cast<const float*>(packed), n, out, threads);
 }
 #if defined(__AVX512BF16__)
 void product_bfloat16(const void* a, int32_t rows, int32_t k, const void* packed, int32_t n, float* out, int32_t threads) {
-  product(static_cast<const bf16*>(a), rows, k, static_cast<const bf16*>(packed), n, out, threads);
+  multiply_alone(static_cast<const bf16*>(a), rows, k, static_cast<const bf16*>(packed), n, out, threads);
 }
 #endif
 

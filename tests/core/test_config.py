@@ -51,6 +51,8 @@ ILLEGAL = [
     *((StreamConfig, {}, "block_frames", v) for v in (0, 2.5)),
     *((StreamConfig, {}, "dtype", v) for v in ("float64", "bf16", None)),
     *((StreamConfig, {}, "cache_dtype", v) for v in ("int4", "half")),
+    *((StreamConfig, {}, "weight_dtype", v) for v in ("int4", "float8", 8)),
+    (StreamConfig, {"engine": "torch"}, "weight_dtype", "int8"),
     *((StreamConfig, {}, "older", v) for v in (-1, 1.5)),
     *((StreamConfig, {}, "older_every", v) for v in (0, "4")),
     *((StreamConfig, {}, "older_mean", v) for v in ("yes", 1)),

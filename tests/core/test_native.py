@@ -6,6 +6,7 @@ memories of fewer bits as stated. Shape letters: B streams, T frames, H W pixels
 
 from __future__ import annotations
 
+import copy
 import ctypes
 import subprocess
 import sys
@@ -26,11 +27,13 @@ from omnistream_core.session import StreamSession
 
 try:
     HAS_BFLOAT16 = bool(native.kernels().multiplies_bfloat16())
+    HAS_INT8 = bool(native.kernels().multiplies_int8())
 except NativeUnavailable as reason:
     pytest.skip(str(reason), allow_module_level=True)
 
 FIELDS = {"width": 128, "depth": 3, "heads": 2, "levels": (0, 1, 2), "patch_px": 4, "layer_scale_init": 0.5}
 needs_bfloat16 = pytest.mark.skipif(not HAS_BFLOAT16, reason="this processor does not multiply bfloat16")
+needs_int8 = pytest.mark.skipif(not HAS_INT8, reason="this processor does not multiply int8")
 PRECISIONS = ["float32", pytest.param("bfloat16", marks=needs_bfloat16)]
 policies = st.one_of(
     st.just(Everything()),
@@ -158,6 +161,73 @@ def test_memories_of_fewer_bits_stay_close(make_backbone, dtype, kept, bound):
         difference = mean_difference(fast(image, packed), backbone(image, exact))
         print(f"{kept} frame {t}: {difference:.4f}")
         assert 0 < difference < bound
+
+
+def rounded_linear(x_MK: torch.Tensor, weight_NK: torch.Tensor, bias_N: torch.Tensor) -> torch.Tensor:
+    """A product as int8 weights define it, in exact whole numbers: each row a byte between its least and largest."""
+    least_M1, unit_N1 = x_MK.amin(-1, keepdim=True), weight_NK.abs().amax(-1, keepdim=True) / 127
+    unit_M1 = (x_MK.amax(-1, keepdim=True) - least_M1) / 255
+    bytes_MK, whole_NK = ((x_MK - least_M1) / unit_M1).round(), (weight_NK / unit_N1).round()
+    return (bytes_MK * unit_M1 + least_M1).double() @ (whole_NK * unit_N1).double().T + bias_N
+
+
+class RoundedLinear(torch.nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return rounded_linear(x.flatten(0, -2), self.weight, self.bias).to(x.dtype).unflatten(0, x.shape[:-1])
+
+
+def with_rounded_linears(backbone):
+    """LayerScale becomes part of the weights first, as in the kernels."""
+    backbone = copy.deepcopy(backbone)
+    for block in backbone.blocks:
+        for layer, scale in ((block.attn.proj, block.scale1), (block.mlp.fc2, block.scale2)):
+            layer.weight.data *= scale[:, None]
+            layer.bias.data *= scale
+            scale.data.fill_(1)
+        for layer in (block.attn.qkv, block.attn.proj, block.mlp.fc1, block.mlp.fc2):
+            layer.__class__ = RoundedLinear
+    return backbone
+
+
+@needs_int8
+@pytest.mark.parametrize("streams", [1, 3])
+@torch.inference_mode()
+def test_int8_weights_are_the_rounding_that_is_documented(make_backbone, streams):
+    """One block, first frames: further on, values between two bytes fall to either side and differences grow."""
+    backbone = make_backbone(**FIELDS | {"depth": 1, "levels": (0,)})
+    fast, images, rows = NativeBackbone(backbone, weight_dtype=torch.int8), images_of(streams, 1), list(range(streams))
+    found = fast(images, fast.memory(grid_hw=(3, 5), streams=streams))
+    expected, exact = (
+        model(images, KVCache(backbone.config, grid_hw=(3, 5), streams=streams), rows=rows)
+        for model in (with_rounded_linears(backbone), backbone)
+    )
+    from_exact = mean_difference(found, exact)
+    print(f"{mean_difference(found, expected):.1e} from the definition, {from_exact:.1e} from float32")
+    assert mean_difference(found, expected) < 1e-4
+    assert 1e-3 < from_exact < 0.03
+
+
+@needs_int8
+@pytest.mark.parametrize("dtype", PRECISIONS)
+@torch.inference_mode()
+def test_int8_weights_stay_close_over_a_stream(make_backbone, dtype):
+    backbone = make_backbone(**FIELDS)
+    fast = NativeBackbone(backbone, getattr(torch, dtype), weight_dtype=torch.int8)
+    exact, packed = KVCache(backbone.config, grid_hw=(3, 5), window=4), fast.memory(grid_hw=(3, 5), window=4)
+    for t in range(12):
+        image = images_of(1, 12)[:, t : t + 1]
+        difference = mean_difference(fast(image, packed), backbone(image, exact))
+        print(f"{dtype}, int8 weights, frame {t}: {difference:.4f}")
+        assert 0 < difference < 0.06
+
+
+@needs_int8
+def test_a_session_with_int8_weights_is_native_or_refused():
+    model = build_model(ModelConfig(backbone=BackboneConfig(**FIELDS), heads=None))
+    assert StreamSession(model, StreamConfig(weight_dtype="int8")).engine == "native"
+    narrow = ModelConfig(backbone=BackboneConfig(**(FIELDS | {"heads": 4})), heads=None)
+    with pytest.raises(NativeUnavailable, match="heads of 32 channels"):
+        StreamSession(build_model(narrow), StreamConfig(weight_dtype="int8"))
 
 
 @pytest.mark.parametrize("dtype", [torch.int8, torch.float8_e4m3fn])
