@@ -5,16 +5,22 @@
 ``ours``   the world rendered in batches with compiled kernels, each clip seen as often as the recipe says; attention
            of a clip without hidden keys (CPU) or with a block mask (CUDA); blocks as the recipe compiles them
 ``naive``  every clip rendered by itself, when it is needed, without compilation; attention as softmax of a product
-           under a dense mask; nothing compiled
+           under a dense mask; nothing compiled; float32
 
-Both train the geometry objective in the same dtype on batches of the same size. Model FLOPs are counted by torch's
-counter on one step of ours, forward and backward; the peak is a large matrix product measured in the same run.
+Both train the geometry objective on batches of the same size. A step of ours is the mean over all steps that one
+rendered chunk serves, its rendering included. Model FLOPs are counted by torch's counter on one step of ours, forward
+and backward; the peak is a large matrix product in bfloat16 (with ``--no-bf16`` float32), measured in the same run.
+
+Speed must not change what is learned: both then train from the same weights on the same batches, and the losses must
+stay within ``LOSS_BOUND`` of each other, on average over the steps.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
+import sys
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -37,6 +43,8 @@ from omnistream_core.pretraining.parallel import Processes, parallelise
 from omnistream_core.pretraining.trainer import make_optimizers
 from omnistream_core.pretraining.world import WorldConfig, render_clips
 
+LOSS_BOUND = 0.05  # mean over steps of |ours - plain| / |plain|, one in bfloat16, the other in float32
+
 
 def recipe(options: argparse.Namespace) -> TrainConfig:
     """Geometry alone, clips of one length."""
@@ -46,7 +54,7 @@ def recipe(options: argparse.Namespace) -> TrainConfig:
         steps=10_000,
         tasks=(Task(kind="geometry", frames=options.clips * options.frames),),
         stages=(Stage(until=1.0, frames=options.frames),),
-        data=DataConfig(world=world, chunk_clips=16, chunks=4),
+        data=DataConfig(world=world, chunk_clips=2 * options.clips, chunks=4),
         memory=MemoryConfig(bounded_share=0, gap_share=0),
         parallel=ParallelConfig(compile=options.compile),
         device=options.device,
@@ -64,6 +72,14 @@ class Ours:
         self.optimizers = make_optimizers(self.learner, config)
         self.feed = Feed(config, Processes(), None)
 
+    @property
+    def steps_per_chunk(self) -> int:
+        return (
+            self.config.data.chunk_clips
+            * self.config.data.reuse
+            // self.config.tasks[0].clips(self.config.stages[0].frames)
+        )
+
     def batch(self) -> TaskBatch:
         task, stage = self.config.tasks[0], self.config.stages[0]
         return self.feed.batch(task, self.number, stage, StageStart(), with_gram=False)
@@ -77,7 +93,7 @@ class Naive:
     """The same step without any of it."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.config, self.seed = config, 0
+        self.config, self.seed = replace(config, bf16=False), 0
         self.learner = Learner(config).train()
         self.optimizers = make_optimizers(self.learner, config)
 
@@ -93,21 +109,42 @@ class Naive:
         return Batch(clips=render_clips([self.seed], world, device=self.config.device))
 
     def __call__(self) -> None:
-        batch = self.batch()
+        self.learn(self.batch())
+
+    def learn(self, batch: TaskBatch) -> float:
         with naive_attention():
-            update(self.learner, batch, self.optimizers, self.config)
+            return update(self.learner, batch, self.optimizers, self.config)
 
 
 def update(
     module: torch.nn.Module, batch: TaskBatch, optimizers: list[torch.optim.Optimizer], config: TrainConfig
-) -> None:
-    """Forward, backward, one step of the optimisers."""
+) -> float:
+    """Forward, backward, one step of the optimisers; the loss."""
     with torch.autocast(config.device.split(":")[0], torch.bfloat16, enabled=config.bf16):
         loss: Tensor = sum(module(batch).values())
     loss.backward()
     for optimizer in optimizers:
         optimizer.step()
         optimizer.zero_grad()
+    return loss.item()
+
+
+def losses(ours: Ours, naive: Naive, steps: int) -> dict[str, list[float]]:
+    """Of both, from the same weights on the same batches; neither has taken a step before."""
+    naive.learner.load_state_dict(copy.deepcopy(ours.learner.state_dict()))
+    curves: dict[str, list[float]] = {"ours": [], "naive": []}
+    for _ in range(steps):
+        batch = ours.batch()
+        curves["ours"].append(update(ours.module, batch, ours.optimizers, ours.config))
+        curves["naive"].append(naive.learn(batch))
+        ours.number += 1
+    return curves
+
+
+def apart(curves: dict[str, list[float]]) -> float:
+    """Mean over steps of the relative difference."""
+    pairs = list(zip(curves["ours"], curves["naive"], strict=True))
+    return sum(abs(a - b) / abs(b) for a, b in pairs) / len(pairs)
 
 
 @contextmanager
@@ -132,31 +169,30 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    parser.add_argument("--clips", type=int, default=4)
-    parser.add_argument("--frames", type=int, default=16)
+    parser.add_argument("--clips", type=int, default=2)
+    parser.add_argument("--frames", type=int, default=8)
     parser.add_argument("--height", type=int, default=96)
     parser.add_argument("--width", type=int, default=128)
     parser.add_argument("--bf16", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--compile", action="store_true", help="compile the blocks as well")
-    parser.add_argument("--repeats", type=int, default=8)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--loss-steps", type=int, default=12, help="steps over which the losses are compared")
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = recipe(options)
     ours, naive = Ours(config), Naive(config)
+    curves = losses(ours, naive, options.loss_steps)  # warms up as well: compilation, first allocations
     with FlopCounterMode(display=False) as counter:
         sum(ours.learner(ours.batch()).values()).backward()
-    device = torch.device(config.device)
+    ours.learner.zero_grad()
+    device, cycle = torch.device(config.device), ours.steps_per_chunk
     steps_s: dict[str, list[float]] = {"ours": [], "naive": []}
-    for step in (ours, naive):
-        step()  # warm-up: compilation, first allocations
-    for _ in range(config.data.chunk_clips * config.data.reuse // options.clips):
-        ours()  # a pool that is filled as in the middle of a run
+    naive()
     for _ in range(options.repeats):
         steps_s["naive"].append(seconds(naive, device))
-        # ours renders a chunk only every few steps: all of them are counted
-        steps_s["ours"].append(sum(seconds(ours, device) for _ in range(16)) / 16)
+        steps_s["ours"].append(sum(seconds(ours, device) for _ in range(cycle)) / cycle)
     frames, dtype = options.clips * options.frames, torch.bfloat16 if options.bf16 else torch.float32
     peak = matrix_flops(config.device, dtype)
     rows = [
@@ -179,14 +215,19 @@ def main() -> None:
         "step_gflop": counter.get_total_flops() / 1e9,
         "peak_memory_gb": peak_memory_bytes(config.device) / 1e9,
         "speedup": speedup,
+        "losses": curves,
+        "losses_apart": apart(curves),
+        "loss_bound": LOSS_BOUND,
     }
     for row in rows:
         speed = f"{row['s_per_step_p50']:.3f} s/step  {row['frames_per_s']:.0f} frames/s"
         print(f"{row['variant']:6} {speed}  MFU {row['mfu']:.1%}")
-    print(f"{speedup:.2f}x")
+    print(f"{speedup:.2f}x; losses {apart(curves):.2%} apart over {options.loss_steps} steps")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(known | {"rows": rows}, indent=1) + "\n")
+    if not apart(curves) < LOSS_BOUND:
+        sys.exit(f"losses are {apart(curves):.2%} apart, {LOSS_BOUND:.0%} are allowed")
 
 
 if __name__ == "__main__":
