@@ -108,7 +108,7 @@ def with_changes(cells: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
         if kind != EXACT and f"{policy} | {EXACT}" in cells:
             row["largest_change"] = changes(found, cells[f"{policy} | {EXACT}"])
             if kind in ALLOWED:
-                row["holds"] = all(change < ALLOWED[kind] for change in row["largest_change"].values())
+                row["holds"] = all(abs(change) < ALLOWED[kind] for change in row["largest_change"].values())
         rows.append(row)
     return rows
 
