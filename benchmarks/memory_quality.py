@@ -99,29 +99,29 @@ def changes(now: dict[str, Any], exact: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def with_changes(cells: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """A row a cell, those in fewer bits with their changes and, where we claim a bound, whether it holds."""
-    rows = []
+def verdicts(cells: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The changes of each cell in fewer bits and, where we claim a bound, whether it holds, better or worse."""
+    out: dict[str, dict[str, Any]] = {}
     for key, found in cells.items():
         policy, kind = key.split(" | ")
-        row = {"policy": policy, "types": kind} | found
-        if kind != EXACT and f"{policy} | {EXACT}" in cells:
-            row["largest_change"] = changes(found, cells[f"{policy} | {EXACT}"])
-            if kind in ALLOWED:
-                row["holds"] = all(abs(change) < ALLOWED[kind] for change in row["largest_change"].values())
-        rows.append(row)
-    return rows
+        exact = cells.get(f"{policy} | {EXACT}")
+        if kind == EXACT or exact is None:
+            continue
+        out[key] = {"largest_change": changes(found, exact)}
+        if kind in ALLOWED:
+            out[key]["holds"] = all(abs(change) < ALLOWED[kind] for change in out[key]["largest_change"].values())
+    return out
 
 
-def table(rows: list[dict[str, Any]], lengths: Sequence[int]) -> Table:
+def table(cells: dict[str, dict[str, Any]], lengths: Sequence[int]) -> Table:
     """AbsRel at each length; the largest changes of all measures beside."""
     columns = ("memory", "types", "MB", *(f"AbsRel at {n}" for n in lengths), *(f"{m} change" for m in MEASURES))
-    out = Table(*columns)
-    for row in rows:
-        change = row.get("largest_change", {})
+    out, told = Table(*columns), verdicts(cells)
+    for key, found in cells.items():
+        change = told.get(key, {}).get("largest_change", {})
         out.add_row(
-            *(row["policy"], row["types"], f"{row['mb_a_stream']:.2f}"),
-            *(f"{row['at'][str(n)]['abs_rel']:.4f}" for n in lengths),
+            *(*key.split(" | "), f"{found['mb_a_stream']:.2f}"),
+            *(f"{found['at'][str(n)]['abs_rel']:.4f}" for n in lengths),
             *(f"{100 * change[m]:+.2f} %" if m in change else "" for m in MEASURES),
         )
     return out
@@ -163,18 +163,16 @@ def main() -> None:
     }
     cells, console = known_cells(options.json, task), Console()
     wanted = {f"{p} | {t}": replace(POLICIES[p], **TYPES[t]) for p in options.policies for t in options.types}
+    missing = [key for key in wanted if key not in cells]
     clips = render_clips(range(HELD_OUT_SEED, HELD_OUT_SEED + options.clips), world)
-    for key, stream in wanted.items():
-        if key in cells:
-            continue
-        cells[key] = cell(OmniStreamModel.from_pretrained(options.model), stream, clips, options.lengths)
+    known = facts("cpu", options.threads) | {"model": Path(options.model).name, "task": task}
+    for key in missing:
+        cells[key] = cell(OmniStreamModel.from_pretrained(options.model), wanted[key], clips, options.lengths)
         console.print(f"{key}: {cells[key]['seconds']:.0f} s")
         if options.json:
-            known = facts("cpu", options.threads) | {"model": Path(options.model).name, "task": task}
-            text = json.dumps(known | {"rows": with_changes(cells), "cells": cells}, indent=1)
-            options.json.write_text(text + "\n")
+            options.json.write_text(json.dumps(known | {"verdicts": verdicts(cells), "cells": cells}, indent=1) + "\n")
     console.width = max(console.width, 150)
-    console.print(table(with_changes(cells), options.lengths))
+    console.print(table(cells, options.lengths))
 
 
 if __name__ == "__main__":
