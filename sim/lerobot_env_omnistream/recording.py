@@ -148,7 +148,8 @@ def _summary(out: Path) -> dict[str, Any]:
 
 def _check_same(where: Path, recorded: dict[str, Any], settings: dict[str, Any], count: str) -> None:
     before, now = (some["env"] | {count: some[count]} for some in (recorded, settings))
-    for name in (name for name in now if before.get(name) != now[name]):
+    # A setting that is off, and that a recording does not know, came later.
+    for name in (name for name in now if before.get(name) != now[name] and (name in before or now[name])):
         raise SimError(f"{where} was recorded with {name} {before.get(name)}, not {now[name]}; choose another folder")
 
 
