@@ -36,8 +36,18 @@ AS_THEY_ARE = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "IDENTITY"}
 
 OURS = PolicyRecipe(
     kind="omnistream",
-    settings={"normalization_mapping": AS_THEY_ARE, "chunk_size": 16, "n_action_steps": 8},
-    batch_size=64,
+    settings={
+        "normalization_mapping": AS_THEY_ARE,
+        "chunk_size": 16,
+        "n_action_steps": 4,
+        "head": "mlp",
+        "n_encoder_layers": 0,
+        "dim_model": 128,
+        "tokens_per_camera": 16,
+        "state_noise": 0.1,
+        "optimizer_lr": 1e-3,
+    },
+    batch_size=128,
     cached=True,
 )
 # At a tenth of their published sizes LeRobot's policies get through enough samples on a CPU; ResNet-18 from scratch.
