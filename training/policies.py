@@ -36,17 +36,7 @@ AS_THEY_ARE = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "IDENTITY"}
 
 OURS = PolicyRecipe(
     kind="omnistream",
-    settings={
-        "normalization_mapping": AS_THEY_ARE,
-        "chunk_size": 16,
-        "n_action_steps": 4,
-        "head": "mlp",
-        "n_encoder_layers": 0,
-        "dim_model": 128,
-        "tokens_per_camera": 16,
-        "state_noise": 0.1,
-        "optimizer_lr": 1e-3,
-    },
+    settings={"normalization_mapping": AS_THEY_ARE, "chunk_size": 16, "n_action_steps": 4},
     batch_size=128,
     cached=True,
 )
@@ -81,7 +71,7 @@ DIFFUSION = PolicyRecipe(
 POLICIES: dict[str, PolicyRecipe] = {
     "ours": OURS,
     "ours-flow": replace(OURS, settings=OURS.settings | {"head": "flow"}),
-    "ours-mlp": replace(OURS, settings=OURS.settings | {"head": "mlp"}),
+    "ours-regression": replace(OURS, settings=OURS.settings | {"head": "regression", "n_encoder_layers": 1}),
     "ours-random": replace(OURS, settings=OURS.settings | {"backbone": "random:tiny"}),
     "act": ACT,
     "diffusion": DIFFUSION,

@@ -266,7 +266,7 @@ def test_text_vectors_are_those_of_sentence_transformers():
 
 def test_settings_that_do_not_fit_are_named():
     for message, settings in {
-        "head is 'gpt'; choose from regression, flow, mlp": {"head": "gpt"},
+        "head is 'gpt'; choose from mlp, regression, flow": {"head": "gpt"},
         "n_action_steps 9 .* do not fit into chunk_size 6": {"n_action_steps": 9},
         "n_obs_steps is 2": {"n_obs_steps": 2},
         "n_action_steps must be 1, not 3": {"temporal_ensemble_coeff": 0.1},
