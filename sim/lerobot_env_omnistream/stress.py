@@ -239,7 +239,7 @@ class SensorFaults:
 
 
 class ActionNoise:
-    """Noise on the motions of every arm that drifts over ``DRIFT_S``; grippers, the last number of an arm, are spared."""
+    """Noise on every arm's motions that drifts over ``DRIFT_S``; the gripper, an arm's last number, is spared."""
 
     def __init__(self, config: RobosuiteEnvConfig, arms: int, rng: np.random.Generator):
         self._strength, self._arms, self._rng = config.stress_action_noise, arms, rng
