@@ -27,7 +27,7 @@ from omnistream_core.pretraining.export import export_checkpoint
 from omnistream_core.pretraining.trainer import train
 from training import recipes
 
-RECIPES = {"tiny": recipes.tiny, "small": recipes.small, "large": recipes.large}
+RECIPES = {"tiny": recipes.tiny, "small": recipes.small, "small-cpu": recipes.small_cpu, "large": recipes.large}
 TOKENIZER_CLIPS = 512  # whose words the small decoder's tokenizer is made from
 
 

@@ -65,6 +65,20 @@ def small(minutes: float = 600.0, *, device: str = "cuda", textures: str | None 
     )
 
 
+def small_cpu(minutes: float = 60.0, *, textures: str | None = None) -> TrainConfig:
+    """``omnistream-small`` on a CPU at 96x128 px, from a grown ``omnistream-tiny`` (``training/grow.py``): long clips
+    soon, smaller steps, self-supervision on images alone."""
+    whole = tiny(minutes, textures=textures)
+    return replace(
+        whole,
+        model=replace(preset("small"), preprocess=whole.model.preprocess),
+        tasks=tuple(task for task in whole.tasks if task.kind != "video"),
+        stages=(Stage(until=0.4, frames=8), Stage(until=1.0, frames=16)),
+        lr=7e-4,
+        warmup_steps=30,
+    )
+
+
 def large(steps: int = 60_000, *, start: str | None = None, textures: str | None = None) -> TrainConfig:
     """``large`` from DINOv3 weights on 64 GPUs with the paper's schedule: stage 1 at 224 px (60,000 steps), then again
     with ``--start`` at 512 px for 120,000. Adam, peak 1e-4, 4,000 steps of warm-up, cosine, no weight decay."""

@@ -41,10 +41,10 @@ class Feed:
         first = processes.rank * share
         self.shards = range(first, first + share)
         common = {"seed": config.seed, "device": config.device, "compile": config.world_compile}
+        words = "text" in config.kinds  # all tasks draw from one pool: rendering is dear
         self.worlds = {
-            (shard, words): WorldPool(config.data, shard=shard, words=words, **common)  # type: ignore[arg-type]
+            shard: WorldPool(config.data, shard=shard, words=words, **common)  # type: ignore[arg-type]
             for shard in self.shards
-            for words in {task.kind == "text" for task in config.tasks}
         }
         self.recordings = {
             geometry: ShardClips(config.data.recordings, geometry=geometry)
@@ -79,8 +79,8 @@ class Feed:
             batch = self.recordings[task.kind == "geometry"].draw(generator, clips, frames=frames)
             batch = replace(batch, clips=batch.clips.mapped(lambda x: x.to(self.config.device)))
         else:
-            world = self.worlds[shard, task.kind == "text"]
-            batch = world.draw(generator, clips, frames=frames, oldest=oldest, newest=newest)
+            world, mirror = self.worlds[shard], task.kind != "text"
+            batch = world.draw(generator, clips, frames=frames, oldest=oldest, newest=newest, mirror=mirror)
         if task.kind == "image":
             chosen = int(torch.randint(frames, (), generator=generator))
             batch = replace(batch, clips=frames_of(batch.clips, [chosen]))

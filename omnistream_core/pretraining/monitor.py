@@ -100,22 +100,25 @@ class Speedometer:
     def __init__(self, config: TrainConfig) -> None:
         self.device = config.device
         self.peak_flops = matrix_flops(config.device, torch.bfloat16 if config.bf16 else torch.float32)
-        self.step_flops = 0
+        self.step_flops, self._counted = 0, False
         self._time, self._frames, self._last, self._steps = time.monotonic(), 0, 0, 0
 
     @contextmanager
     def counting(self) -> Iterator[None]:
-        """Count what is computed inside as the FLOPs of a step, unless that is known."""
-        if self.step_flops:
+        """Add what is computed inside to the FLOPs of a step, until the first step is done.
+
+        Compiled functions run as they are written meanwhile: under a counter, torch would give them up for good.
+        """
+        if self._counted:
             yield
             return
-        with FlopCounterMode(display=False) as counter:
+        with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
             yield
-        self.step_flops = counter.get_total_flops()
+        self.step_flops += counter.get_total_flops()
 
     def tick(self, frames: int) -> None:
         """A step is done; ``frames`` have been trained on so far."""
-        self._last = frames
+        self._last, self._counted = frames, True
         self._steps += 1
 
     def figures(self) -> dict[str, float]:

@@ -124,8 +124,7 @@ class Run:
         """One round over all tasks, one update; returns the terms of the loss by ``task/term``."""
         self._enter_stage()
         self._set_lr()
-        with self.monitor.speed.counting():
-            terms = self._round()
+        terms = self._round()
         self._update()
         self._after(terms)
         return terms
@@ -136,15 +135,19 @@ class Run:
         for number, task in enumerate(self.config.tasks):
             batch = self.feed.batch(task, self.clock.step, self.stage, self._start, with_gram=self._gram())
             torch.manual_seed(_mixed(self.config.seed, self.clock.step, number))
-            with torch.autocast(self.config.device.split(":")[0], torch.bfloat16, enabled=self.config.bf16):
-                losses = self.module(batch)
-            loss: Tensor = task.weight * sum(losses.values())
-            told = {f"{task.kind}/{name}": value for name, value in _averaged(losses, self.processes).items()}
-            self._check(told, batch)
-            loss.backward()
+            with self.monitor.speed.counting():
+                losses = self._losses(batch)
+                told = {f"{task.kind}/{name}": value for name, value in _averaged(losses, self.processes).items()}
+                self._check(told, batch)
+                (task.weight * torch.stack(list(losses.values())).sum()).backward()
             terms |= told
             self.clock.frames += task.frames
         return terms
+
+    def _losses(self, batch: TaskBatch) -> dict[str, Tensor]:
+        with torch.autocast(self.config.device.split(":")[0], torch.bfloat16, enabled=self.config.bf16):
+            losses: dict[str, Tensor] = self.module(batch)
+        return losses
 
     def paused(self, began: float, pause_after_s: float | None) -> bool:
         """Whether this start has had its time."""

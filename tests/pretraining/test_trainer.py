@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_run import MODEL, koleo_of_share, small_run
+from torch._dynamo.testing import CompileCounter
 
 from omnistream_core.config import BackboneConfig
 from omnistream_core.errors import ConfigError
@@ -26,6 +27,7 @@ from omnistream_core.pretraining.data import generator_for
 from omnistream_core.pretraining.export import export_checkpoint
 from omnistream_core.pretraining.feed import Feed, StageStart, bounded_visibility, draw_frames, draw_visibility
 from omnistream_core.pretraining.learner import Learner
+from omnistream_core.pretraining.monitor import Speedometer
 from omnistream_core.pretraining.objectives import koleo_loss
 from omnistream_core.pretraining.parallel import Processes, parallelise
 from omnistream_core.pretraining.state import newest_state
@@ -40,6 +42,19 @@ LAUNCHER = (sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "
 def losses(folder: Path) -> list[dict[str, float]]:
     lines = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]
     return [{k: v for k, v in line.items() if k == "step" or "/" in k} for line in lines]
+
+
+def test_counting_leaves_compiled_functions_compiled() -> None:
+    compiles = CompileCounter()
+    product = torch.compile(lambda a: a @ a, backend=compiles)
+    speed = Speedometer(small_run())
+    a = torch.ones(8, 8)
+    for step in range(3):
+        with speed.counting():
+            product(a)
+        speed.tick(step)
+    assert compiles.frame_count == 1, "a compiled function fell back to plain execution"
+    assert speed.step_flops == 2 * 8**3, "counted on the first step, and there alone"
 
 
 def program(

@@ -33,10 +33,12 @@ class WorldPool:
         self.device, self.compile, self.words = device, compile, words
         self._kept: OrderedDict[tuple[int, int], Batch] = OrderedDict()
 
-    def draw(self, generator: Generator, clips: int, *, frames: int, oldest: int, newest: int) -> Batch:
+    def draw(
+        self, generator: Generator, clips: int, *, frames: int, oldest: int, newest: int, mirror: bool = True
+    ) -> Batch:
         """``clips`` different clips (as far as there are) of ``frames`` frames from chunks ``oldest`` to ``newest``,
-        no more than the configured number of chunks back; half of the times mirrored, unless they come with words,
-        which know left from right."""
+        no more than the configured number of chunks back; half of the times mirrored where ``mirror`` allows it: the
+        words of a clip know left from right, and a mirrored one comes without them."""
         oldest = max(oldest, newest - self.config.chunks + 1)
         there = (newest - oldest + 1) * self.config.chunk_clips
         drawn = torch.cat([torch.randperm(there, generator=generator) for _ in range(-(-clips // there))])[:clips]
@@ -45,8 +47,8 @@ class WorldPool:
             for i in drawn.tolist()
         ]
         batch = stacked(parts)
-        mirror = bool(torch.rand((), generator=generator) < 0.5)
-        return batch if self.words or not mirror else replace(batch, clips=batch.clips.mirrored())
+        mirrored = bool(torch.rand((), generator=generator) < 0.5) and mirror
+        return Batch(clips=batch.clips.mirrored()) if mirrored else batch
 
     def chunk(self, number: int, frames: int) -> Batch:
         """All clips of a chunk."""
