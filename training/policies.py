@@ -58,6 +58,8 @@ ACT = PolicyRecipe(
 DIFFUSION = PolicyRecipe(
     kind="diffusion",
     settings={
+        "pretrained_backbone_weights": None,
+        "use_group_norm": True,
         "horizon": 16,
         "n_action_steps": 8,
         "down_dims": (128, 256, 512),

@@ -117,7 +117,7 @@ def test_a_saved_policy_needs_its_backbone_checkpoint_no_more(dataset, tmp_path)
 
 
 def test_weights_that_are_missing_are_not_made_up(dataset, tmp_path):
-    policy, *_ = make(small_config(), dataset)
+    policy, *_ = make(small_config(head="regression"), dataset)
     policy.save_pretrained(tmp_path)
     config = PreTrainedConfig.from_pretrained(tmp_path)
     config.n_decoder_layers = 2
