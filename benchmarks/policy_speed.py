@@ -13,7 +13,6 @@ import argparse
 import itertools
 import json
 import logging
-import platform
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -27,6 +26,7 @@ from lerobot.policies import make_policy, make_pre_post_processors
 
 from lerobot_policy_omnistream import OmnistreamConfig
 from lerobot_policy_omnistream.table import FrameTable
+from omnistream_core.bench.machine import machine
 
 REPO = "local/dataset"
 
@@ -87,7 +87,8 @@ def step_latency_ms(root: Path, head: str, steps: int) -> dict[str, float]:
     meta = LeRobotDataset(REPO, root=root).meta
     config = OmnistreamConfig(device="cpu", push_to_hub=False, head=head)
     policy = make_policy(config, ds_meta=meta).eval()
-    planning, others = [], []
+    planning: list[float] = []
+    others: list[float] = []
     for step in range(steps):
         seen = {key: torch.rand(1, *feature.shape) for key, feature in config.input_features.items()}
         started = time.perf_counter()
@@ -119,7 +120,7 @@ def main() -> None:
     latency = {head: step_latency_ms(arguments.data, head, arguments.steps) for head in ("regression", "flow", "mlp")}
     print(json.dumps(latency))
     result = {
-        "machine": f"{platform.machine()}, 1 thread, torch {torch.__version__}",
+        "machine": f"{machine()}, 1 thread, torch {torch.__version__}",
         "batch_size": arguments.batch_size,
         "samples_per_s": speeds,
         "cached_over_end_to_end": {name: speeds["cached features"] / speed for name, speed in speeds.items()},

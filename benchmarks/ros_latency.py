@@ -13,11 +13,11 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import signal
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from types import SimpleNamespace
@@ -77,7 +77,7 @@ class StandIn:
         self.model = SimpleNamespace(config=SimpleNamespace(backbone=SimpleNamespace(depth=8)))
         self.stats = SimpleNamespace(cache_bytes=0)
         camera = CameraModel(width_px=width, height_px=height, fx_px=500, fy_px=500, cx_px=width / 2, cy_px=height / 2)
-        self._fixed = {
+        self._fixed: dict[str, Any] = {
             "features_hwD": np.zeros((6, 8, 192), np.float32),
             "cls_D": np.zeros(192, np.float32),
             "depth_m_HW": np.tile(np.linspace(1, 5, width, dtype=np.float32), (height, 1)),
@@ -98,13 +98,13 @@ class StandIn:
 
     def _predict(self, frame: Any) -> Any:
         self._frames += 1
-        facts = {
-            "index": frame.index,
-            "stream_index": self._frames,
-            "stamp_ns": frame.stamp_ns,
-            "frame_id": frame.frame_id,
-        }
-        return self._prediction(**facts, **self._fixed)
+        return self._prediction(
+            index=frame.index,
+            stream_index=self._frames,
+            stamp_ns=frame.stamp_ns,
+            frame_id=frame.frame_id,
+            **self._fixed,
+        )
 
     def reset(self, streams: Any = None) -> None:
         self._frames = 0
@@ -275,11 +275,13 @@ def _row(case: Case, sent: int, steps: Path, arrivals: list[list[int]], cpu_s: f
     )
 
 
-def machine() -> str:
+def conditions() -> str:
     """What the figures hold for."""
+    from omnistream_core.bench.machine import machine  # not in the processes that are measured
+
     load = ", ".join(f"{value:.1f}" for value in os.getloadavg())
     return (
-        f"{platform.machine()}, {os.cpu_count()} cores, load average {load}; {SIZE_HW[1]}x{SIZE_HW[0]} rgb8 at "
+        f"{machine()}, {os.cpu_count()} cores, load average {load}; {SIZE_HW[1]}x{SIZE_HW[0]} rgb8 at "
         f"{RATE_HZ:g} Hz, depth 32FC1, cloud float32 at stride 2."
     )
 
@@ -299,7 +301,12 @@ def markdown(rows: list[Row]) -> str:
 
 
 def main() -> None:
-    processes = {"node": node_process, "relay": relay_process, "camera": camera_process, "reader": reader_process}
+    processes: dict[str, Callable[..., None]] = {
+        "node": node_process,
+        "relay": relay_process,
+        "camera": camera_process,
+        "reader": reader_process,
+    }
     if len(sys.argv) > 1 and sys.argv[1] in processes:
         processes[sys.argv[1]](*sys.argv[2:])
         return
@@ -315,9 +322,9 @@ def main() -> None:
         for case in CASES:
             rows.append(measure(workspace, Path(folder), case, arguments.seconds))
             print(rows[-1], file=sys.stderr, flush=True)
-    print(f"{machine()}\n\n{markdown(rows)}")
+    print(f"{conditions()}\n\n{markdown(rows)}")
     if arguments.json:
-        arguments.json.write_text(json.dumps({"machine": machine(), "rows": [vars(row) for row in rows]}, indent=1))
+        arguments.json.write_text(json.dumps({"machine": conditions(), "rows": [vars(row) for row in rows]}, indent=1))
 
 
 if __name__ == "__main__":

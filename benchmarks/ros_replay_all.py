@@ -152,8 +152,9 @@ class Bench:
 
 def save_picture(cloud: np.ndarray, path: Path, voxel_m: float = PARAMETERS["map_voxel_m"]) -> None:
     """The map from behind the first camera and from above, ray-cast by Open3D without any GPU; beside it as PLY."""
-    import open3d as o3d
+    import open3d
 
+    o3d: Any = open3d  # its stubs know neither NumPy arrays nor lists as arguments
     centres = cloud[:, :3].astype(np.float32)
     packed = cloud[:, 3].copy().view("<u4")
     colours = np.stack([(packed >> shift) & 255 for shift in (16, 8, 0)], -1).astype(np.uint8)

@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -127,6 +128,10 @@ class Camera:
         raise AssertionError(f"{MOST_UNANSWERED} images without a pose; last: {self._peer.sentence()}")
 
 
+def is_above(counts: list[int], before: int) -> bool:
+    return counts[0] > before
+
+
 def soak(process: Process, peer: Peer, frames: int) -> dict[str, Any]:
     counts, camera = listen(peer), Camera(peer)
     camera.send_until(lambda: counts[0] > 0, patience_s=2.0)
@@ -135,7 +140,7 @@ def soak(process: Process, peer: Peer, frames: int) -> dict[str, Any]:
     start_s = time.monotonic()
     for index in range(frames):
         before = counts[0]
-        unanswered += camera.send_until(lambda before=before: counts[0] > before, patience_s=30.0)
+        unanswered += camera.send_until(partial(is_above, counts, before), patience_s=30.0)
         if (index + 1) % max(1, min(1000, frames // 10)) == 0:
             samples.append((index + 1, rss_mb(process), descriptors(process)))
             print(

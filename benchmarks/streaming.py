@@ -26,6 +26,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -35,12 +36,17 @@ from omnistream_core.backbone import Backbone
 from omnistream_core.bench.machine import facts
 from omnistream_core.cache import KVCache
 from omnistream_core.config import preset
+from omnistream_core.layers.block import Block
 from omnistream_core.layers.rope3d import rope_tables, rotate
 from omnistream_core.model import build_model
 
 TOLERANCE = 1e-4
 WINDOW, SINK = 8, 1
 Step = Callable[[], Tensor]
+
+
+def blocks_of(backbone: Backbone) -> list[Block]:
+    return [block for block in backbone.blocks if isinstance(block, Block)]
 
 
 class ConcatenatedMemory:
@@ -62,11 +68,12 @@ class ConcatenatedMemory:
         backbone, config = self.backbone, self.backbone.config
         index_BT = torch.tensor([[self.frames]])
         x_BSC = backbone.embed(image_BT3HW, index_BT).flatten(1, 2)
-        grid_hw = backbone.grid_hw(tuple(image_BT3HW.shape[-2:]))
+        height, width = image_BT3HW.shape[-2:]
+        grid_hw = backbone.grid_hw((height, width))
         tables = rope_tables(config, index_BT, grid_hw, device=x_BSC.device, dtype=x_BSC.dtype)
         rope_BSD = tuple(table.flatten(1, 2) for table in tables)
         present = []
-        for number, block in enumerate(backbone.blocks):
+        for number, block in enumerate(blocks_of(backbone)):
             b, s, c = x_BSC.shape
             qkv = block.attn.qkv(block.norm1(x_BSC)).view(b, s, 3, config.heads, c // config.heads)
             q, k, v = qkv.permute(2, 0, 3, 1, 4)
@@ -93,7 +100,8 @@ def stepped(backbone: Backbone, cache: KVCache, image_BT3HW: Tensor) -> Tensor:
 
 def prepared(backbone: Backbone, clip_BT3HW: Tensor, frames: list[int]) -> dict[int, dict[str, Step]]:
     """For each number of frames, each variant as a function that computes the newest, those before it being known."""
-    side = {"grid_hw": backbone.grid_hw(tuple(clip_BT3HW.shape[-2:])), "dtype": clip_BT3HW.dtype}
+    height, width = clip_BT3HW.shape[-2:]
+    side: dict[str, Any] = {"grid_hw": backbone.grid_hw((height, width)), "dtype": clip_BT3HW.dtype}
     whole = KVCache(backbone.config, window=None, block_frames=max(frames), **side)
     bounded = KVCache(backbone.config, window=WINDOW, sink=SINK, **side)
     memory = ConcatenatedMemory(backbone)
@@ -169,7 +177,7 @@ def build(name: str, dtype: torch.dtype) -> Backbone:
     """A backbone of the preset with random weights, sharpened so that attention is far from uniform."""
     torch.manual_seed(0)
     backbone = build_model(preset(name)).backbone.eval()
-    for block in backbone.blocks:
+    for block in blocks_of(backbone):
         block.attn.qkv.weight.data.mul_(5)
     return backbone.to(dtype)
 

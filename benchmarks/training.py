@@ -25,14 +25,14 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
-from omnistream_core.bench.machine import facts, seconds
+from omnistream_core.bench.machine import facts, product_flops_per_s, seconds
 from omnistream_core.config import preset
 from omnistream_core.layers import attention
 from omnistream_core.pretraining.config import DataConfig, MemoryConfig, ParallelConfig, Stage, Task, TrainConfig
 from omnistream_core.pretraining.data import Batch, stacked
 from omnistream_core.pretraining.feed import Feed, StageStart, truth_of
 from omnistream_core.pretraining.learner import Learner, TaskBatch
-from omnistream_core.pretraining.monitor import matrix_flops, peak_memory_bytes
+from omnistream_core.pretraining.monitor import peak_memory_bytes
 from omnistream_core.pretraining.parallel import Processes, parallelise
 from omnistream_core.pretraining.trainer import make_optimizers
 from omnistream_core.pretraining.world import WorldConfig, render_clips
@@ -158,7 +158,7 @@ def main() -> None:
         # ours renders a chunk only every few steps: all of them are counted
         steps_s["ours"].append(sum(seconds(ours, device) for _ in range(16)) / 16)
     frames, dtype = options.clips * options.frames, torch.bfloat16 if options.bf16 else torch.float32
-    peak = matrix_flops(config.device, dtype)
+    peak = product_flops_per_s(dtype, device)
     rows = [
         {
             "variant": name,

@@ -28,11 +28,11 @@ ORDER = [
         "checkpoint",
         "model",
         "session",
+        "bench",
         "sources",
         "sinks",
         "pretraining",
         "evaluation",
-        "bench",
     ),
     *("export", "replay", "verify", "cli"),
 ]

@@ -4,18 +4,7 @@
 
 The packages are fetched with ``apt-get download``, unpacked with ``dpkg -x`` into ``runs/textures`` (ignored by git)
 and cut into uint8 patches ``[n, 3, 128, 128]``. The file feeds ``WorldConfig(textures=...)``; it is neither committed
-nor shipped. What a model card has to name (licences as in each package's ``/usr/share/doc/PACKAGE/copyright``):
-
-| package                   | pictures                          | licence                                  |
-|---------------------------|-----------------------------------|------------------------------------------|
-| gnome-backgrounds         | photographs, drawings             | CC BY-SA 3.0 and 4.0                     |
-| mate-backgrounds          | photographs, drawings             | CC BY-SA 4.0, GPL-2+                     |
-| plasma-workspace-wallpapers | photographs, drawings           | CC BY-SA 4.0, LGPL-3                     |
-| ukui-wallpapers           | photographs                       | CC BY-SA 4.0, GPL-3+                     |
-| openclipart-png           | drawings                          | public domain                            |
-| supertuxkart-data         | photographed and painted surfaces | CC BY-SA 3.0 and 4.0, CC BY, public domain, GPL |
-| torcs-data                | photographed and painted surfaces | GPL-2+, Free Art Licence                 |
-| 0ad-data                  | photographed and painted surfaces | CC BY-SA 3.0                             |
+nor shipped. Licences, authors and what is left out: docs/training_textures.md.
 """
 
 from __future__ import annotations
@@ -26,6 +15,7 @@ import logging
 import subprocess
 import zipfile
 from collections.abc import Iterator
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +36,21 @@ SHARES = {  # of all patches
 }
 SUFFIXES = {".png", ".jpg", ".jpeg", ".webp", ".jxl", ".rgb", ".tga", ".dds"}
 SKIPPED_NAMES = ("normal", "_norm", "_nm.", "_spec", "gloss", "mask", "icon", "font", "cursor", "shadow", "skeleton")
+# Pictures for which nobody names an author or a licence: pattern of the path within the package, and why.
+EXCLUDED = {
+    "gnome-backgrounds": {
+        "*/gnome/licorice-*": "named neither in AUTHORS nor in the copyright file",
+        "*/gnome/truchet-*": "named neither in AUTHORS nor in the copyright file",
+        "*/gnome/vnc-*": "named neither in AUTHORS nor in the copyright file",
+    },
+    "torcs-data": {
+        "*/tracks/road/brondehach/*": "from a commercial game; its readme knows of no licence",
+    },
+    "supertuxkart-data": {
+        "*/black_forest/roof_3*": "called public domain, but neither author nor source is known",
+        "*/stklib_old_house_a/roof_3*": "called public domain, but neither author nor source is known",
+    },
+}
 LEAST_CONTRAST = 6.0  # standard deviation of the grey values; flatter patches teach nothing
 TRIES = 6
 
@@ -74,7 +79,8 @@ def _unzip(folder: Path) -> None:
 
 
 def pictures(folder: Path) -> list[Path]:
-    """Picture files in an order that depends on their paths alone, but mixes them well."""
+    """Picture files that may be used, in an order that depends on their paths alone, but mixes them well."""
+    excluded = EXCLUDED.get(folder.name, {})
     files = [
         p
         for p in folder.rglob("*")
@@ -82,6 +88,7 @@ def pictures(folder: Path) -> list[Path]:
         and p.is_file()
         and not p.is_symlink()
         and not any(name in p.name.lower() for name in SKIPPED_NAMES)
+        and not any(fnmatchcase(p.relative_to(folder).as_posix(), pattern) for pattern in excluded)
     ]
     return sorted(files, key=lambda p: hashlib.sha1(p.relative_to(folder).as_posix().encode()).digest())
 

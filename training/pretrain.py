@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
 from pathlib import Path
@@ -27,7 +27,10 @@ from omnistream_core.pretraining.export import export_checkpoint
 from omnistream_core.pretraining.trainer import train
 from training import recipes
 
-RECIPES = {"tiny": recipes.tiny, "small": recipes.small, "small-cpu": recipes.small_cpu, "large": recipes.large}
+RECIPES: dict[str, Callable[..., TrainConfig]] = {
+    **{"tiny": recipes.tiny, "small": recipes.small},
+    **{"small-cpu": recipes.small_cpu, "large": recipes.large},
+}
 TOKENIZER_CLIPS = 512  # whose words the small decoder's tokenizer is made from
 
 

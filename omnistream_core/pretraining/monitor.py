@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 from torch.utils.flop_counter import FlopCounterMode
 
+from omnistream_core.bench.machine import product_flops_per_s
 from omnistream_core.pretraining.config import TrainConfig
 from omnistream_core.pretraining.parallel import Processes
 
@@ -99,7 +100,8 @@ class Speedometer:
 
     def __init__(self, config: TrainConfig) -> None:
         self.device = config.device
-        self.peak_flops = matrix_flops(config.device, torch.bfloat16 if config.bf16 else torch.float32)
+        dtype = torch.bfloat16 if config.bf16 else torch.float32
+        self.peak_flops = product_flops_per_s(dtype, torch.device(config.device), repeats=2)
         self.step_flops, self._counted = 0, False
         self._time, self._frames, self._last, self._steps = time.monotonic(), 0, 0, 0
 
@@ -132,20 +134,6 @@ class Speedometer:
             "mfu": round(used / self.peak_flops, 4),
             "peak_memory_gb": round(peak_memory_bytes(self.device) / 1e9, 2),
         }
-
-
-def matrix_flops(device: str, dtype: torch.dtype) -> float:
-    """Floating-point operations a second of a large matrix product; the best of several."""
-    size = 8192 if device.startswith("cuda") else 1024
-    a, b = (torch.randn(size, size, device=device).to(dtype) for _ in range(2))
-    seconds = []
-    for _ in range(6):
-        start = time.perf_counter()
-        _ = a @ b
-        if device.startswith("cuda"):
-            torch.cuda.synchronize()
-        seconds.append(time.perf_counter() - start)
-    return 2 * size**3 / min(seconds)
 
 
 def peak_memory_bytes(device: str) -> int:

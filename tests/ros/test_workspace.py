@@ -11,6 +11,12 @@ from ros_harness import PROFILE, WORKSPACE
 
 PACKAGES = sorted(path.parent for path in WORKSPACE.rglob("package.xml") if not {"build", "install"} & set(path.parts))
 
+EXECUTABLES = [
+    ("omnistream_ros", "perception_node"),
+    ("omnistream_ros", "replay_node"),
+    ("omnistream_policy", "policy_node"),
+]
+
 
 @pytest.mark.parametrize("folder", PACKAGES, ids=lambda path: path.name)
 def test_package_files_are_valid(folder: Path) -> None:
@@ -21,13 +27,15 @@ def test_package_files_are_valid(folder: Path) -> None:
 
 
 def test_everything_is_installed(install: Path) -> None:
-    for executable in ("perception_node", "replay_node"):
-        assert os.access(install / "omnistream_ros" / "lib" / "omnistream_ros" / executable, os.X_OK)
+    for package, executable in EXECUTABLES:
+        assert os.access(install / package / "lib" / package / executable, os.X_OK)
     share = install / "omnistream_bringup" / "share" / "omnistream_bringup"
     assert (share / "config" / PROFILE.name).read_text() == PROFILE.read_text()
     assert len(list((share / "launch").glob("*.launch.py"))) == 4
     assert (share / "rviz" / "omnistream.rviz").exists()
-    for package in ("omnistream_msgs", "omnistream_ros", "omnistream_bringup"):
+    share = install / "omnistream_policy" / "share" / "omnistream_policy"
+    assert (share / "launch" / "policy.launch.py").exists() and (share / "config" / "policy.yaml").exists()
+    for package in ("omnistream_msgs", "omnistream_ros", "omnistream_bringup", "omnistream_policy"):
         assert (install / package / "share" / "ament_index" / "resource_index" / "packages" / package).exists()
 
 

@@ -242,37 +242,43 @@ def vessel(rng, low=0.03, high=0.12):
     """Bottle, mug, vase or bowl: a lathe of two or three bodies."""
     radius, style = _size(rng, low, high), int(rng.integers(4))
     tall, look = radius * rng.uniform(1.6, 5.0), _small_look(rng, 3 * radius)
-    if style == 0:  # bottle
-        neck = radius * rng.uniform(0.25, 0.45)
-        parts = [upright(0, 0, 0, 0.6 * tall, radius, look)]
-        parts.append(upright(0, 0, 0.6 * tall, 0.78 * tall, radius, look, tapered(radius, neck)))
-        parts.append(upright(0, 0, 0.78 * tall, tall, neck, look))
-        kind = "bottle"
-    elif style == 1:  # mug
-        tall = radius * rng.uniform(1.6, 2.6)
-        parts = [upright(0, 0, 0, tall, radius, look, tapered(rng.uniform(0.7, 1.0), 1.0))]
-        parts.append(
-            upright(
-                0, 0, tall - 0.004, tall + 0.001, 0.9 * radius, sample_material(rng, ("plain",), brightness=(0.02, 0.3))
-            )
-        )
-        parts.append(box((0, 1.25 * radius, tall / 2), (0.25 * radius, 0.5 * radius, 0.6 * tall), look))
-        kind = "mug"
-    elif style == 2:  # vase
-        parts = [upright(0, 0, 0, 0.7 * tall, radius, look, barrel(rng.uniform(0.3, 0.8)))]
-        parts.append(upright(0, 0, 0.66 * tall, tall, 0.7 * radius, look, waisted(rng.uniform(0.2, 0.6))))
-        kind = "vase"
-    else:
-        radius *= 1.6
-        tall = radius * rng.uniform(0.5, 0.9)
-        parts = [upright(0, 0, 0, tall, radius, look, BOWL)]
-        fruit = _small_look(rng, radius)
-        parts += [
-            ball((radius * a, radius * b, tall), (0.33 * radius,) * 3, fruit)
-            for a, b in ((0.35, 0.1), (-0.3, 0.25), (0, -0.4))
-        ]
-        kind = "bowl"
+    kind, make = (("bottle", _bottle), ("mug", _mug), ("vase", _vase), ("bowl", _bowl))[style]
+    parts, radius, tall = make(rng, radius, tall, look)
     return thing(parts, kind, "vessel", look, deep=2 * radius, high=tall, radius=radius)
+
+
+def _bottle(rng, radius, tall, look):
+    neck = radius * rng.uniform(0.25, 0.45)
+    parts = [
+        upright(0, 0, 0, 0.6 * tall, radius, look),
+        upright(0, 0, 0.6 * tall, 0.78 * tall, radius, look, tapered(radius, neck)),
+        upright(0, 0, 0.78 * tall, tall, neck, look),
+    ]
+    return parts, radius, tall
+
+
+def _mug(rng, radius, tall, look):
+    tall = radius * rng.uniform(1.6, 2.6)
+    body = upright(0, 0, 0, tall, radius, look, tapered(rng.uniform(0.7, 1.0), 1.0))
+    coffee = sample_material(rng, ("plain",), brightness=(0.02, 0.3))
+    surface = upright(0, 0, tall - 0.004, tall + 0.001, 0.9 * radius, coffee)
+    handle = box((0, 1.25 * radius, tall / 2), (0.25 * radius, 0.5 * radius, 0.6 * tall), look)
+    return [body, surface, handle], radius, tall
+
+
+def _vase(rng, radius, tall, look):
+    belly = upright(0, 0, 0, 0.7 * tall, radius, look, barrel(rng.uniform(0.3, 0.8)))
+    neck = upright(0, 0, 0.66 * tall, tall, 0.7 * radius, look, waisted(rng.uniform(0.2, 0.6)))
+    return [belly, neck], radius, tall
+
+
+def _bowl(rng, radius, tall, look):
+    radius = 1.6 * radius
+    tall = radius * rng.uniform(0.5, 0.9)
+    fruit, places = _small_look(rng, radius), ((0.35, 0.1), (-0.3, 0.25), (0, -0.4))
+    parts = [upright(0, 0, 0, tall, radius, look, BOWL)]
+    parts += [ball((radius * a, radius * b, tall), (0.33 * radius,) * 3, fruit) for a, b in places]
+    return parts, radius, tall
 
 
 def book(rng):
@@ -323,21 +329,21 @@ def plant(rng):
         scale=0.2,
     )
     low = 0.3 * size
-    parts = [upright(0, 0, 0, low, wide, pot, tapered(rng.uniform(0.6, 1.0), 1.0))]
+    parts = [upright(0, 0, 0, low, wide, pot, tapered(rng.uniform(0.6, 1.0), 1.0)), *_leaves(rng, size, low, green)]
+    return thing(parts, "plant", "plant", green, deep=0.8 * size, high=1.1 * size, radius=max(0.3 * size, wide))
+
+
+def _leaves(rng, size, low, green):
+    """Around the upright axis, from ``low`` upwards, each at the golden angle to the one before."""
     long, thin = 0.4 * size, rng.uniform(0.1, 0.4)
     stem = rng.uniform(0.0, 0.3) * size
+    leaves = []
     for i in range(rng.integers(5, 11)):
         axes = rotation_z(np.float64(2.4 * i + rng.uniform(-0.4, 0.4))) @ rotation_y(np.float64(rng.uniform(0.2, 1.5)))
         reach = long * rng.uniform(0.6, 1.1)
-        parts.append(
-            ball(
-                np.array([0, 0, low + stem * rng.random()]) + axes @ [0, 0, reach],
-                (0.012, thin * reach, reach),
-                green,
-                axes,
-            )
-        )
-    return thing(parts, "plant", "plant", green, deep=0.8 * size, high=1.1 * size, radius=max(0.3 * size, wide))
+        middle_3 = np.array([0, 0, low + stem * rng.random()]) + axes @ [0, 0, reach]
+        leaves.append(ball(middle_3, (0.012, thin * reach, reach), green, axes))
+    return leaves
 
 
 def floor_lamp(rng):
@@ -481,16 +487,20 @@ def robot_arm(rng, times_s, speed, size=1.0):
         parts.append(rod(point_T3, point_T3 + length * along_T3, radius * 0.85**i, look))
         point_T3 = point_T3 + length * along_T3
         bend_T = bend_T + rng.uniform(0.3, 1.1) + _sway(rng, times_s, speed, 0.4)
-    axes_T33 = parts[-1].axes
-    parts.append(
-        box(point_T3 + 0.03 * size * axes_T33[..., 2], (0.05 * size, 0.14 * size, 0.03 * size), joint, axes_T33)
-    )
-    opening_T = size * (0.045 + 0.02 * np.clip(_sway(rng, times_s, 2 * speed, 1.0), -1, 1))
-    for side in (-1, 1):
-        tip_T3 = point_T3 + 0.08 * size * axes_T33[..., 2] + side * opening_T[:, None] * axes_T33[..., 1]
-        parts.append(box(tip_T3, (0.03 * size, 0.015 * size, 0.09 * size), joint, axes_T33))
+    parts += _gripper(rng, times_s, speed, size, point_T3, parts[-1].axes, joint)
     reach = float(links.sum())
     return thing(parts, "robot arm", "robot", look, deep=4 * radius, high=reach, radius=0.15 * size)
+
+
+def _gripper(rng, times_s, speed, size, point_T3, axes_T33, look):
+    """A palm and two fingers that open and close, at the end of an arm."""
+    ahead_T3, aside_T3 = axes_T33[..., 2], axes_T33[..., 1]
+    parts = [box(point_T3 + 0.03 * size * ahead_T3, (0.05 * size, 0.14 * size, 0.03 * size), look, axes_T33)]
+    opening_T = size * (0.045 + 0.02 * np.clip(_sway(rng, times_s, 2 * speed, 1.0), -1, 1))
+    for side in (-1, 1):
+        tip_T3 = point_T3 + 0.08 * size * ahead_T3 + side * opening_T[:, None] * aside_T3
+        parts.append(box(tip_T3, (0.03 * size, 0.015 * size, 0.09 * size), look, axes_T33))
+    return parts
 
 
 def _sway(rng, times_s, speed, most_rad):
@@ -521,27 +531,24 @@ def tree(rng):
         blue2=0.01,
         noise_blend=0.9,
     )
-    parts = [upright(0, 0, 0, 0.6 * tall, 0.03 * tall, bark, tapered(1.0, 0.6))]
-    if rng.random() < 0.3:
-        parts += [
-            upright(
-                0,
-                0,
-                (0.2 + 0.25 * i) * tall,
-                (0.55 + 0.25 * i) * tall,
-                (0.25 - 0.06 * i) * tall,
-                green,
-                tapered(1, 0.03),
-            )
-            for i in range(3)
-        ]
-    else:
-        for _ in range(rng.integers(2, 5)):
-            half = tall * rng.uniform(0.12, 0.25, size=3)
-            parts.append(
-                ball((*rng.uniform(-0.15, 0.15, size=2) * tall, tall * rng.uniform(0.55, 0.85)), tuple(half), green)
-            )
+    crown = (_fir if rng.random() < 0.3 else _round_crown)(rng, tall, green)
+    parts = [upright(0, 0, 0, 0.6 * tall, 0.03 * tall, bark, tapered(1.0, 0.6)), *crown]
     return thing(parts, "tree", "tree", green, deep=0.4 * tall, high=tall, radius=0.06 * tall + 0.3)
+
+
+def _fir(rng, tall, green):
+    """Three cones, one above the other."""
+    spans = ((0.2 + 0.25 * i, 0.55 + 0.25 * i, 0.25 - 0.06 * i) for i in range(3))
+    return [upright(0, 0, a * tall, b * tall, r * tall, green, tapered(1, 0.03)) for a, b, r in spans]
+
+
+def _round_crown(rng, tall, green):
+    crown = []
+    for _ in range(rng.integers(2, 5)):
+        half = tall * rng.uniform(0.12, 0.25, size=3)
+        middle = (*rng.uniform(-0.15, 0.15, size=2) * tall, tall * rng.uniform(0.55, 0.85))
+        crown.append(ball(middle, tuple(half), green))
+    return crown
 
 
 def post(rng):

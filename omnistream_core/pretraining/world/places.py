@@ -43,6 +43,21 @@ _MOVERS = (
     furniture.toy,
 )
 
+_OUTDOORS = (
+    furniture.tree,
+    furniture.tree,
+    furniture.post,
+    furniture.post,
+    furniture.vehicle,
+    furniture.low_wall,
+    furniture.crate,
+    furniture.drum,
+    furniture.plant,
+    furniture.toy,
+    furniture.table,
+    furniture.person,
+)
+
 
 def sample_scene(seed, config):
     """The scene of one seed; the same on every machine."""
@@ -239,6 +254,16 @@ def _open(plan, count, moving):
     plan.low_2, plan.high_2, plan.height_m = -reach * np.ones(2), reach * np.ones(2), 12.0
     plan.shell((0, 0, 60), (far, far, 60), ("sky", "ground", "sky"))
     plan.classes_N[3] = plan.classes_N[0]
+    _sky_and_ground(plan)
+    _sun(plan)
+    for _ in range(int(rng.integers(2, 8))):
+        _far_away(plan, reach)
+    for _ in range(count + 2):
+        _on_floor(plan, _OUTDOORS)
+
+
+def _sky_and_ground(plan):
+    rng = plan.rng
     sky = sample_material(
         rng,
         ("gradient", "gradient", "photo", "marble"),
@@ -253,29 +278,16 @@ def _open(plan, count, moving):
         rng, ("marble", "fabric", "tiles", "photo", "planks", "bricks", "patches"), photo_m=rng.uniform(1, 6)
     )
     plan.materials_NM[:SHELL_MATERIALS] = sky, ground, sky, sky
-    _sun(plan)
-    for _ in range(int(rng.integers(2, 8))):
-        thing = (furniture.building, furniture.building, furniture.hill, furniture.tree)[rng.integers(4)](rng)
-        away = rng.uniform(0, 2 * np.pi)
-        far_m = reach * 1.1 + thing.radius_m + rng.exponential(15)
-        yaw = rng.choice((0, np.pi / 2)) + rng.normal(0, 0.1)
-        plan.still(thing, (far_m * np.cos(away), far_m * np.sin(away), 0), yaw, scenery=thing.kind == "hill")
-    makers = (
-        furniture.tree,
-        furniture.tree,
-        furniture.post,
-        furniture.post,
-        furniture.vehicle,
-        furniture.low_wall,
-        furniture.crate,
-        furniture.drum,
-        furniture.plant,
-        furniture.toy,
-        furniture.table,
-        furniture.person,
-    )
-    for _ in range(count + 2):
-        _on_floor(plan, makers)
+
+
+def _far_away(plan, reach):
+    """A building, a hill or a tree beyond the ground that the camera walks on."""
+    rng = plan.rng
+    thing = (furniture.building, furniture.building, furniture.hill, furniture.tree)[rng.integers(4)](rng)
+    away = rng.uniform(0, 2 * np.pi)
+    far_m = reach * 1.1 + thing.radius_m + rng.exponential(15)
+    yaw = rng.choice((0, np.pi / 2)) + rng.normal(0, 0.1)
+    plan.still(thing, (far_m * np.cos(away), far_m * np.sin(away), 0), yaw, scenery=thing.kind == "hill")
 
 
 def _sun(plan):
