@@ -44,8 +44,8 @@ SMALL_ACT = {
     "optimizer_lr_backbone": 1e-4,
 }
 CANDIDATES: dict[str, tuple[str, dict[str, Any], int]] = {
-    "ours": ("omnistream", {}, 64),
-    "ours-random": ("omnistream", {"backbone": "random:tiny"}, 64),
+    "ours": ("omnistream", {}, 128),
+    "ours-random": ("omnistream", {"backbone": "random:tiny"}, 128),
     "act": ("act", SMALL_ACT, 16),
 }
 

@@ -2,22 +2,27 @@
 
     python -m benchmarks.policies --tasks Lift --policies ours act --episodes 50
     python -m benchmarks.policies --tasks Lift --policies ours act --stress
+    python -m benchmarks.policies --tasks MT10 --record 10       # one policy for ten tasks, told which in words
+    python -m benchmarks.policies --table
 
 Every finished part is kept (features, policies and episodes in ``--runs``, figures in ``--json``), so the command goes
-on where it was stopped. Budgets are processor time of one thread: policies that learn from cached features get
-``--minutes``, all others that plus what caching took.
+on where it was stopped; another backbone, recipe, budget or set of demonstrations begins anew. Budgets are processor
+time of one thread: policies that learn from cached features get ``--minutes``, all others that plus what caching took.
 """
 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import logging
 import math
 import os
 import sys
 import time
-from dataclasses import asdict, dataclass
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -28,17 +33,27 @@ import numpy as np
 import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.envs import close_envs, make_env_pre_post_processors
+from lerobot.envs.utils import env_to_policy_features
 from lerobot.policies import make_pre_post_processors
 from lerobot.policies.factory import get_policy_class
 from lerobot.scripts.lerobot_eval import rollout
 from lerobot.utils.import_utils import register_third_party_plugins
 from lerobot.utils.io_utils import write_video
 
-from lerobot_env_omnistream import RobosuiteEnvConfig
+from lerobot_env_omnistream import MetaworldEnvConfig, RobosuiteEnvConfig
+from lerobot_env_omnistream.environments import EnvConfig
+from lerobot_env_omnistream.recording import record
 from lerobot_policy_omnistream.encoder import build_encoder
 from lerobot_policy_omnistream.feature_cache import build_feature_cache, open_blocks
 from lerobot_policy_omnistream.training import TrainSettings, train_policy
-from training.policies import PERTURBATIONS, POLICIES, ROBOSUITE_TASKS, PolicyRecipe
+from training.policies import (
+    METAWORLD_IMAGE_SIZE_PX,
+    METAWORLD_SETS,
+    PERTURBATIONS,
+    POLICIES,
+    ROBOSUITE_TASKS,
+    PolicyRecipe,
+)
 
 # Demonstrations have seeds from 0 up.
 FIRST_SEED = 10_000
@@ -55,6 +70,35 @@ class Places:
     @property
     def videos(self) -> Path:
         return self.json.with_name(f"{self.json.stem}_videos")
+
+    def dataset(self, task: str) -> Path:
+        return self.data / f"{suite_of(task)}_{task}"
+
+
+def suite_of(task: str) -> str:
+    return "metaworld" if task in METAWORLD_SETS else "robosuite"
+
+
+def environment(task: str, perturbation: str = "none") -> EnvConfig:
+    if task in METAWORLD_SETS:
+        return MetaworldEnvConfig(task=task, image_size_px=METAWORLD_IMAGE_SIZE_PX)
+    return RobosuiteEnvConfig(task=task, **PERTURBATIONS[perturbation])
+
+
+def cameras_of(env: EnvConfig) -> list[str]:
+    return [key for key in env.features_map.values() if key.startswith("observation.image")]
+
+
+def recipe_of(task: str, name: str) -> PolicyRecipe:
+    """The policy's recipe; one of ours is told the task where a set of them is to be learned."""
+    recipe = POLICIES[name]
+    if task in METAWORLD_SETS and recipe.kind == "omnistream":
+        return replace(recipe, settings=recipe.settings | {"text_encoder": "minilm"})
+    return recipe
+
+
+def short_hash(value: Any) -> str:
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]
 
 
 def wilson(successes: int, episodes: int, z: float = 1.96) -> tuple[float, float]:
@@ -81,51 +125,48 @@ def config_of(recipe: PolicyRecipe, **more: Any) -> PreTrainedConfig:
 
 def features(task: str, recipe: PolicyRecipe, places: Places) -> tuple[Path, float]:
     """The feature cache of a task for a recipe's backbone, made where it is missing; processor minutes it took."""
-    root, encoder = places.data / f"robosuite_{task}", build_encoder(config_of(recipe))
-    out = places.runs / task / f"features_{encoder.key()['backbone']}"
+    root, encoder = places.dataset(task), build_encoder(config_of(recipe))
+    cameras = cameras_of(environment(task))
+    blocks = open_blocks("local/dataset", root, cameras)
+    out = places.runs / task / f"features_{short_hash([encoder.key(), blocks.meta.total_frames])}"
     cost = out.with_suffix(".json")
     spent_s = json.loads(cost.read_text())["processor_s"] if cost.exists() else 0.0
     if not out.exists():
         out.parent.mkdir(parents=True, exist_ok=True)
-        cameras = [f"observation.images.{camera}" for camera in RobosuiteEnvConfig(task=task).cameras]
         before_s = spent_s - time.process_time()
 
         def show(done: int) -> None:
             cost.write_text(json.dumps({"processor_s": before_s + time.process_time()}))
 
-        build_feature_cache(open_blocks("local/dataset", root, cameras), encoder, out, cameras=cameras, show=show)
+        build_feature_cache(blocks, encoder, out, cameras=cameras, show=show)
         spent_s = json.loads(cost.read_text())["processor_s"]
     return out, spent_s / 60
 
 
 def train(task: str, name: str, minutes: float, places: Places) -> Path:
     """The trained policy's folder; trains it where it is missing."""
-    recipe, out = POLICIES[name], places.runs / task / name
+    recipe = recipe_of(task, name)
+    cache, caching_minutes = features(task, recipe if recipe.cached else recipe_of(task, "ours"), places)
+    made_of = [asdict(recipe), minutes, cache.name]
+    out = places.runs / task / f"{name}_{short_hash(made_of)}"
     if (out / "training.json").exists():
         return out
-    cache, caching_minutes = features(task, recipe if recipe.cached else POLICIES["ours"], places)
     if recipe.cached:
         config = config_of(recipe, feature_cache=str(cache))
     else:
         config, minutes = config_of(recipe), minutes + caching_minutes
-        only_used_features(config, task)
+        only_used_features(config, environment(task))
     settings = TrainSettings(minutes=minutes, batch_size=recipe.batch_size)
-    train_policy(config, places.data / f"robosuite_{task}", settings, out, show=partial(say_step, f"{task} {name}"))
-    note = json.loads((out / "training.json").read_text()) | {"caching_minutes": caching_minutes}
+    *_, report = train_policy(config, places.dataset(task), settings, out, show=partial(say_step, f"{task} {name}"))
+    note = {"caching_minutes": caching_minutes, "settings": asdict(settings), "report": asdict(report)}
     (out / "training.json").write_text(json.dumps(note, indent=1))
     return out
 
 
-def only_used_features(config: PreTrainedConfig, task: str) -> None:
+def only_used_features(config: PreTrainedConfig, env: EnvConfig) -> None:
     """Images and proprioception for LeRobot's own policies; they would take camera poses for proprioception."""
-    from lerobot.configs import FeatureType, PolicyFeature
-
-    env = RobosuiteEnvConfig(task=task)
-    size = (3, env.image_height_px, env.image_width_px)
-    state_size = env.features["agent_pos"].shape
-    config.input_features = {
-        f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, size) for camera in env.cameras
-    } | {"observation.state": PolicyFeature(FeatureType.STATE, state_size)}
+    declared = env_to_policy_features(env)
+    config.input_features = {key: declared[key] for key in [*cameras_of(env), "observation.state"]}
 
 
 def say_step(name: str, step: int, steps: int, loss: float) -> None:
@@ -136,55 +177,64 @@ def say_step(name: str, step: int, steps: int, loss: float) -> None:
 # ---- evaluation ----
 
 
-def evaluate(task: str, name: str, perturbation: str, episodes: int, policy_folder: Path, places: Places) -> dict:
-    """Runs the seeds that were not run yet, one environment at a time; the entry for the table."""
+def evaluate(
+    task: str, name: str, perturbation: str, seeds: Sequence[int], policy_folder: Path, places: Places
+) -> dict[str, Any]:
+    """Runs the episodes that were not run yet, one environment at a time; the entry for the table."""
     log = policy_folder / f"episodes_{perturbation}.jsonl"
     trials = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
-    missing = [seed for seed in range(FIRST_SEED, FIRST_SEED + episodes) if seed not in {t["seed"] for t in trials}]
-    if missing:
-        run = Runner(task, perturbation, policy_folder)
+    video = places.videos / f"{task}_{name}_{perturbation}"
+    for env in environment(task, perturbation).single_tasks():
+        done = {trial["seed"] for trial in trials if trial["task"] == env.task}
+        missing = [seed for seed in seeds if seed not in done]
+        runner = Runner(env, policy_folder) if missing else None
         for seed in missing:
             wanted = {True, False} - {trial["success"] for trial in trials}
-            trials.append(run(seed, places.videos / f"{task}_{name}_{perturbation}", wanted))
+            trials.append({"task": env.task, **runner(seed, video, wanted)})
             with log.open("a") as file:
                 file.write(json.dumps(trials[-1]) + "\n")
-            print(f"{task} {name} {perturbation}: {trials[-1]}", flush=True)
-        run.close()
-    trials = [trial for trial in trials if trial["seed"] < FIRST_SEED + episodes]
-    return entry(trials, policy_folder)
+            print(f"{name} {perturbation}: {trials[-1]}", flush=True)
+        if runner is not None:
+            runner.close()
+    return entry([trial for trial in trials if trial["seed"] in seeds], policy_folder)
 
 
-def entry(trials: list[dict], policy_folder: Path) -> dict:
-    successes = [trial for trial in trials if trial["success"]]
+def entry(trials: list[dict], policy_folder: Path) -> dict[str, Any]:
+    successes, tasks = [trial for trial in trials if trial["success"]], Counter(trial["task"] for trial in trials)
     training = json.loads((policy_folder / "training.json").read_text())
-    return {
+    result = {
         "episodes": len(trials),
         "successes": len(successes),
         "success_rate": len(successes) / len(trials),
         "wilson_95": [round(bound, 4) for bound in wilson(len(successes), len(trials))],
-        "failed_seeds": sorted(trial["seed"] for trial in trials if not trial["success"]),
         "steps_of_successes_median": float(np.median([t["steps"] for t in successes])) if successes else None,
         "training": training["report"] | {"caching_minutes": training["caching_minutes"]},
     }
+    if len(tasks) == 1:
+        return result | {"failed_seeds": sorted(trial["seed"] for trial in trials if not trial["success"])}
+    won = Counter(trial["task"] for trial in successes)
+    return result | {"successes_by_task": {task: f"{won[task]}/{tasks[task]}" for task in tasks}}
 
 
 class Runner:
     """One policy in one environment, as lerobot-eval runs it."""
 
-    def __init__(self, task: str, perturbation: str, policy_folder: Path) -> None:
-        self._env_config = RobosuiteEnvConfig(task=task, **PERTURBATIONS[perturbation])
-        self._envs = self._env_config.create_envs(1)
+    def __init__(self, env: EnvConfig, policy_folder: Path) -> None:
+        self._env_config, self._cameras = env, cameras_of(env)
+        self._envs = env.create_envs(1)
         config = PreTrainedConfig.from_pretrained(policy_folder)
         self._policy = get_policy_class(config.type).from_pretrained(policy_folder, config=config)
         self._processors = make_pre_post_processors(config, pretrained_path=str(policy_folder))
-        self._env_processors = make_env_pre_post_processors(env_cfg=self._env_config, policy_cfg=config)
+        self._env_processors = make_env_pre_post_processors(env_cfg=env, policy_cfg=config)
         self._frames: list[np.ndarray] = []
 
     def __call__(self, seed: int, video: Path, wanted: set[bool]) -> dict:
         """One episode; a video of it where its outcome is among the wanted ones."""
         self._frames = []
-        vector = self._envs["robosuite"][0]
-        outcome = rollout(vector, self._policy, self._watch, self._env_processors[1], *self._processors, seeds=[seed])
+        (vectors,) = self._envs.values()
+        outcome = rollout(
+            vectors[0], self._policy, self._watch, self._env_processors[1], *self._processors, seeds=[seed]
+        )
         success, steps = bool(outcome["success"].any()), int(outcome["done"].int().argmax()) + 1
         if success in wanted:
             video.parent.mkdir(parents=True, exist_ok=True)
@@ -196,12 +246,35 @@ class Runner:
 
     def _watch(self, observation: dict) -> dict:
         """The environment's own processor; keeps what the cameras saw, side by side."""
-        images = [observation[f"observation.images.{camera}"][0] for camera in self._env_config.cameras]
+        images = [observation[camera][0] for camera in self._cameras]
         self._frames.append((torch.cat(images, dim=-1).permute(1, 2, 0) * 255).round().byte().numpy())
         return self._env_processors[0](observation)
 
 
 # ---- the table ----
+
+
+def markdown(path: Path) -> str:
+    """Successes with their 95 % intervals: a row for each task and perturbation, a column for each policy."""
+    rows = {
+        (task, perturbation): {name: found.get(perturbation) for name, found in policies.items()}
+        for suite in json.loads(path.read_text()).values()
+        for task, policies in suite.items()
+        for perturbation in PERTURBATIONS
+        if any(perturbation in found for found in policies.values())
+    }
+    names = [name for name in POLICIES if any(row.get(name) for row in rows.values())]
+    lines = [f"| task | perturbation | {' | '.join(names)} |", "|---" * (2 + len(names)) + "|"]
+    for (task, perturbation), row in rows.items():
+        lines.append(f"| {task} | {perturbation} | {' | '.join(cell(row.get(name)) for name in names)} |")
+    return "\n".join(lines)
+
+
+def cell(found: dict[str, Any] | None) -> str:
+    if found is None:
+        return ""
+    low, high = (round(100 * bound) for bound in found["wilson_95"])
+    return f"{found['successes']}/{found['episodes']} ({low}-{high} %)"
 
 
 def write_entry(path: Path, key: tuple[str, ...], value: dict) -> None:
@@ -219,34 +292,55 @@ def write_entry(path: Path, key: tuple[str, ...], value: dict) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=["Lift"], choices=ROBOSUITE_TASKS)
+    parser.add_argument("--tasks", nargs="+", default=["Lift"], choices=[*ROBOSUITE_TASKS, *METAWORLD_SETS])
     parser.add_argument("--policies", nargs="+", default=["ours"], choices=sorted(POLICIES))
-    parser.add_argument("--stress", action="store_true", help="under every perturbation instead of none")
-    parser.add_argument("--episodes", type=int, default=50)
-    parser.add_argument("--minutes", type=float, default=20, help="training, processor time")
-    parser.add_argument("--data", type=Path, default=Path("runs/datasets"), help="folder of robosuite_<Task> datasets")
+    parser.add_argument("--stress", action="store_true", help="under every perturbation instead of none; robosuite")
+    parser.add_argument("--record", type=int, help="first record so many demonstrations of each task")
+    parser.add_argument("--episodes", type=int, default=50, help="in all, shared among the tasks of a set")
+    parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
+    parser.add_argument("--minutes", type=float, default=8, help="training, processor time")
+    parser.add_argument("--data", type=Path, default=Path("runs/datasets"), help="folder of <suite>_<task> datasets")
     parser.add_argument("--runs", type=Path, default=Path("runs/policies"))
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/policies.json"))
-    return parser.parse_args()
+    parser.add_argument("--table", action="store_true", help="only print the figures in --json, as Markdown")
+    arguments = parser.parse_args()
+    sets = [task for task in arguments.tasks if task in METAWORLD_SETS]
+    if arguments.stress and sets:
+        parser.error(f"--stress is for robosuite; {', '.join(sets)} cannot be perturbed")
+    return arguments
+
+
+def run_task(task: str, arguments: argparse.Namespace) -> None:
+    """Records where asked, then trains and evaluates each policy."""
+    places = Places(data=arguments.data, runs=arguments.runs, json=arguments.json)
+    env = environment(task)
+    if arguments.record:
+        record(env, arguments.record, places.dataset(task))
+    each = max(1, arguments.episodes // len(env.single_tasks()))
+    seeds = range(arguments.first_seed, arguments.first_seed + each)
+    perturbations = [name for name in PERTURBATIONS if name != "none"] if arguments.stress else ["none"]
+    for name in arguments.policies:
+        folder = train(task, name, arguments.minutes, places)
+        for perturbation in perturbations:
+            value = evaluate(task, name, perturbation, seeds, folder, places)
+            value["recipe"] = asdict(recipe_of(task, name)) | {"minutes": arguments.minutes}
+            value["command"] = (
+                f"python -m benchmarks.policies --tasks {task} --policies {name} --minutes {arguments.minutes:g} "
+                f"--episodes {arguments.episodes}" + " --stress" * arguments.stress
+            )
+            write_entry(places.json, (suite_of(task), task, name, perturbation), value)
 
 
 def main() -> None:
     arguments = parse_arguments()
-    places = Places(data=arguments.data, runs=arguments.runs, json=arguments.json)
+    if arguments.table:
+        print(markdown(arguments.json))
+        return
     register_third_party_plugins()
     logging.disable(logging.WARNING)
     torch.set_num_threads(1)
-    perturbations = [name for name in PERTURBATIONS if name != "none"] if arguments.stress else ["none"]
     for task in arguments.tasks:
-        for name in arguments.policies:
-            folder = train(task, name, arguments.minutes, places)
-            for perturbation in perturbations:
-                value = evaluate(task, name, perturbation, arguments.episodes, folder, places)
-                value["recipe"] = asdict(POLICIES[name]) | {"minutes": arguments.minutes}
-                value["command"] = f"python -m benchmarks.policies --tasks {task} --policies {name}" + (
-                    " --stress" if arguments.stress else ""
-                )
-                write_entry(places.json, ("robosuite", task, name, perturbation), value)
+        run_task(task, arguments)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 ROBOSUITE_TASKS = ("Lift", "Stack", "PickPlaceCan", "NutAssemblySquare", "Door")
+# Ten and fifty tasks for one policy.
+METAWORLD_SETS = ("MT10", "MT50")
+METAWORLD_IMAGE_SIZE_PX = 96
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,8 +36,8 @@ AS_THEY_ARE = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "IDENTITY"}
 
 OURS = PolicyRecipe(
     kind="omnistream",
-    settings={"normalization_mapping": AS_THEY_ARE, "chunk_size": 16, "n_action_steps": 8},
-    batch_size=64,
+    settings={"normalization_mapping": AS_THEY_ARE, "chunk_size": 16, "n_action_steps": 4},
+    batch_size=128,
     cached=True,
 )
 # At a tenth of their published sizes LeRobot's policies get through enough samples on a CPU; ResNet-18 from scratch.
@@ -55,6 +58,8 @@ ACT = PolicyRecipe(
 DIFFUSION = PolicyRecipe(
     kind="diffusion",
     settings={
+        "pretrained_backbone_weights": None,
+        "use_group_norm": True,
         "horizon": 16,
         "n_action_steps": 8,
         "down_dims": (128, 256, 512),
@@ -68,7 +73,7 @@ DIFFUSION = PolicyRecipe(
 POLICIES: dict[str, PolicyRecipe] = {
     "ours": OURS,
     "ours-flow": replace(OURS, settings=OURS.settings | {"head": "flow"}),
-    "ours-mlp": replace(OURS, settings=OURS.settings | {"head": "mlp"}),
+    "ours-regression": replace(OURS, settings=OURS.settings | {"head": "regression", "n_encoder_layers": 1}),
     "ours-random": replace(OURS, settings=OURS.settings | {"backbone": "random:tiny"}),
     "act": ACT,
     "diffusion": DIFFUSION,

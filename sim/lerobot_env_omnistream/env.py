@@ -15,7 +15,7 @@ from lerobot_env_omnistream.config import RobosuiteEnvConfig
 from lerobot_env_omnistream.errors import SimError
 from lerobot_env_omnistream.experts import Expert
 from lerobot_env_omnistream.rendering import CameraRenderer
-from lerobot_env_omnistream.stress import Disturbances, SensorFaults
+from lerobot_env_omnistream.stress import ActionNoise, Disturbances, SensorFaults
 
 
 class RobosuiteEnv(gym.Env):
@@ -59,6 +59,7 @@ class RobosuiteEnv(gym.Env):
         self._world.sim.forward()
         self._faults = SensorFaults(self.config, np.random.default_rng([episode_seed, 2]))
         delay_steps = self.config.stress_action_delay_steps
+        self._shaking = ActionNoise(self.config, len(self._world.robots), np.random.default_rng([episode_seed, 3]))
         self._pending = deque([np.zeros(self.action_space.shape)] * delay_steps)
         self._steps = 0
         return self._observe(self._world._get_observations(force_update=True)), self._info(False)
@@ -67,7 +68,7 @@ class RobosuiteEnv(gym.Env):
         if self._steps is None:
             raise gym.error.ResetNeeded("call reset before step")
         self._pending.append(self._checked(action))
-        observations, reward, _, _ = self._world.step(self._pending.popleft())
+        observations, reward, _, _ = self._world.step(self._shaking.disturb(self._pending.popleft()))
         self._steps += 1
         success = bool(self._world._check_success())
         truncated = not success and self._steps >= self._max_episode_steps

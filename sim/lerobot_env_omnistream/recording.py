@@ -148,7 +148,8 @@ def _summary(out: Path) -> dict[str, Any]:
 
 def _check_same(where: Path, recorded: dict[str, Any], settings: dict[str, Any], count: str) -> None:
     before, now = (some["env"] | {count: some[count]} for some in (recorded, settings))
-    for name in (name for name in now if before.get(name) != now[name]):
+    # A setting that is off, and that a recording does not know, came later.
+    for name in (name for name in now if before.get(name) != now[name] and (name in before or now[name])):
         raise SimError(f"{where} was recorded with {name} {before.get(name)}, not {now[name]}; choose another folder")
 
 
@@ -218,9 +219,23 @@ def _record_seed(environment: str, seed: int, parts: Path) -> bool:
         (parts / f"{FAILED}{seed:08d}").touch()
         return False
     unfinished = parts / f"{UNFINISHED}{seed:08d}-{os.getpid()}"
-    write_dataset(env, frames, unfinished)
+    with _own_priority():
+        write_dataset(env, frames, unfinished)
     unfinished.rename(parts / f"{EPISODE}{seed:08d}")
     return True
+
+
+@contextmanager
+def _own_priority() -> Iterator[None]:
+    """Leaves the scheduling of this thread as it was: SVT-AV1, run by root, makes it real-time and keeps it there."""
+    if not hasattr(os, "sched_getscheduler"):
+        yield
+        return
+    policy, priority = os.sched_getscheduler(0), os.sched_getparam(0)
+    try:
+        yield
+    finally:
+        os.sched_setscheduler(0, policy, priority)
 
 
 def run_episode(env: RecordedEnv, seed: int) -> list[dict[str, Any]]:

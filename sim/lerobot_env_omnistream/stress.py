@@ -19,6 +19,7 @@ DISTRACTOR_HALF_SIZE_M = 0.025
 # Distractors stand in this rectangle around the middle of the workspace, no closer than this to an object of the task.
 DISTRACTOR_REACH_M, DISTRACTOR_CLEARANCE_M = 0.3, 0.12
 TEXTURE_CELLS = 8
+DRIFT_S = 0.5
 ROBOT_BODIES = ("robot", "gripper", "fixed_mount", "left_eef", "right_eef")
 
 
@@ -235,3 +236,23 @@ class SensorFaults:
             factor = 1 + self._noise_rng.normal(0, self._noise, seen[name].shape)
             seen[name] = (seen[name] * np.maximum(factor, 0)).astype(np.float32)
         return seen
+
+
+class ActionNoise:
+    """Noise on every arm's motions that drifts over ``DRIFT_S``; the gripper, an arm's last number, is spared."""
+
+    def __init__(self, config: RobosuiteEnvConfig, arms: int, rng: np.random.Generator):
+        self._strength, self._arms, self._rng = config.stress_action_noise, arms, rng
+        self._kept = np.exp(-1 / (config.fps * DRIFT_S))
+        self._noise: np.ndarray | None = None
+
+    def disturb(self, action: np.ndarray) -> np.ndarray:
+        """(A,) what is carried out in place of an action, in -1 ... 1."""
+        if not self._strength:
+            return action
+        fresh = self._rng.normal(0, self._strength, action.shape)
+        fresh.reshape(self._arms, -1)[:, -1] = 0
+        last, self._noise = self._noise, fresh
+        if last is not None:
+            self._noise = self._kept * last + np.sqrt(1 - self._kept**2) * fresh
+        return np.clip(action + self._noise, -1, 1)

@@ -10,10 +10,12 @@ import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies import make_pre_post_processors
 from lerobot.policies.factory import get_policy_class
+from torch import nn
 
 from lerobot_policy_omnistream import OmnistreamConfig, PolicyError
 from lerobot_policy_omnistream.configuration_omnistream import HEADS
 from lerobot_policy_omnistream.encoder import Streams, build_encoder
+from lerobot_policy_omnistream.heads import AttentivePool
 from lerobot_policy_omnistream.modeling_omnistream import OmnistreamPolicy
 
 from .conftest import (
@@ -115,7 +117,7 @@ def test_a_saved_policy_needs_its_backbone_checkpoint_no_more(dataset, tmp_path)
 
 
 def test_weights_that_are_missing_are_not_made_up(dataset, tmp_path):
-    policy, *_ = make(small_config(), dataset)
+    policy, *_ = make(small_config(head="regression"), dataset)
     policy.save_pretrained(tmp_path)
     config = PreTrainedConfig.from_pretrained(tmp_path)
     config.n_decoder_layers = 2
@@ -203,6 +205,36 @@ def test_a_reset_is_a_new_beginning(dataset):
     assert torch.equal(first, act(policy, seen, lambda step: []))
 
 
+# ---- pooling and proprioception ----
+
+
+def test_a_pooled_token_tells_what_is_under_its_map_and_where():
+    """With a map that looks for one feature, the token follows the patch that has it, finer than a patch."""
+    pool = AttentivePool(small_config(tokens_per_camera=1), width=4, parts=1)
+    nn.init.zeros_(pool.places_to_maps.weight)
+    with torch.no_grad():
+        pool.features_to_maps.weight.copy_(torch.tensor([[100.0, 0, 0, 0]]))
+        pool.where.weight.zero_()[:2] = torch.eye(2)
+        pool.where.bias.zero_()
+        pool.what.weight.zero_(), pool.what.bias.zero_()
+    rows, columns = 3, 5
+    for marked, place_yx in {(0,): (-2 / 3, -0.8), (14,): (2 / 3, 0.8), (7, 8): (0, 0.2)}.items():
+        features_BND = torch.randn(1, rows * columns, 4) * 0.01
+        features_BND[:, marked] = torch.tensor([9.0, 0, 0, 0])
+        features_BND[:, [n for n in range(rows * columns) if n not in marked], 1] = 9.0
+        token_D = pool(features_BND, (rows, columns))[0, 0]
+        torch.testing.assert_close(token_D[:2], torch.tensor(place_yx).float(), atol=1e-3, rtol=0)
+
+
+def test_noise_on_the_proprioception_is_for_training_alone(dataset):
+    policy, before, _ = make(small_config(state_noise=0.5), dataset)
+    batch = before(training_batch(policy.config, dataset))
+    policy.train()
+    assert policy(batch)[0] != policy(batch)[0]
+    policy.eval()
+    assert policy(batch)[0] == policy(batch)[0]
+
+
 # ---- language ----
 
 
@@ -234,13 +266,14 @@ def test_text_vectors_are_those_of_sentence_transformers():
 
 def test_settings_that_do_not_fit_are_named():
     for message, settings in {
-        "head is 'gpt'; choose from regression, flow, mlp": {"head": "gpt"},
+        "head is 'gpt'; choose from mlp, regression, flow": {"head": "gpt"},
         "n_action_steps 9 .* do not fit into chunk_size 6": {"n_action_steps": 9},
         "n_obs_steps is 2": {"n_obs_steps": 2},
         "n_action_steps must be 1, not 3": {"temporal_ensemble_coeff": 0.1},
         "rtc_delay_steps is 1, but rtc_config is none": {"rtc_delay_steps": 1},
         "dim_model is 18; a multiple of .* = 8": {"dim_model": 18},
         "stream_frames is 0": {"stream_frames": 0},
+        "state_noise is -1": {"state_noise": -1},
         "serves a frozen backbone": {"feature_cache": "x", "freeze_backbone": False},
     }.items():
         with pytest.raises(PolicyError, match=message):

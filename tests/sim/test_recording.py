@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -32,6 +33,7 @@ def test_a_killed_recording_goes_on_and_loads(tmp_path, one_process):
 
     one_process.setattr(recording.ProcessPoolExecutor, "dies_at", None)
     seen = []
+    scheduling = os.sched_getscheduler(0)
     joined = recording._join_episodes
 
     def join(where, *arguments):
@@ -42,6 +44,7 @@ def test_a_killed_recording_goes_on_and_loads(tmp_path, one_process):
     record(small(), 2, out, show=seen.append)
     assert [progress.recorded for progress in seen] == [1, 2]
     assert not parts.exists()
+    assert os.sched_getscheduler(0) == scheduling, "the video encoder makes its caller real-time"
     check_dataset(out, episodes=2)
     summary = json.loads((out / "meta" / "recording.json").read_text())
     assert summary["seeds"] == [0, 1] and summary["env"]["task"] == "Lift"

@@ -41,6 +41,7 @@ STRESSES = [
     ({"stress_image_noise": 0.05}, {IMAGE, DEPTH}),
     ({"stress_frames_dropped": 1.0}, {IMAGE, DEPTH}),
     ({"stress_action_delay_steps": 2}, {STATE, IMAGE, DEPTH}),
+    ({"stress_action_noise": 0.3}, {STATE, IMAGE, DEPTH}),
 ]
 
 
