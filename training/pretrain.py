@@ -4,6 +4,7 @@
     python -m training.pretrain tiny --only geometry --out runs/tiny-geometry --minutes 30
     python -m training.pretrain small --out runs/small --start runs/tiny/checkpoint --minutes 600
     torchrun --nproc-per-node 8 -m training.pretrain large --out runs/large --start DINOV3_FOLDER
+    python -m training.pretrain tiny --only geometry --freeze-backbone --start FOLDER --out runs/heads --minutes 20
     python -m training.pretrain tiny --out runs/tiny --export runs/tiny/checkpoint
 
 On Linux, huge pages make a step on a CPU up to twice as fast, since the memory of a step is taken anew each time:
@@ -57,6 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pause-after", type=float, help="minutes after which this start saves and ends")
     parser.add_argument("--only", nargs="+", choices=recipes.OBJECTIVES, help="these objectives alone")
     parser.add_argument("--start", help="checkpoint folder whose weights the run begins with")
+    parser.add_argument("--freeze-backbone", action="store_true", help="train the heads alone")
     parser.add_argument("--textures", help="packed photographs, from training/pack_textures.py")
     parser.add_argument("--recordings", help="folder of shards, from training/make_shards.py")
     parser.add_argument("--recordings-share", type=float, default=0.3, help="of the clips, where recordings are given")
@@ -75,6 +77,8 @@ def configure(arguments: argparse.Namespace) -> TrainConfig:
     config = RECIPES[arguments.recipe](textures=arguments.textures)
     if arguments.only is not None:
         config = recipes.only(config, *arguments.only)
+    if arguments.freeze_backbone:
+        config = replace(config, freeze_backbone=True)
     if arguments.minutes is not None or arguments.steps is not None:
         config = replace(config, minutes=arguments.minutes, steps=arguments.steps)
     if arguments.recordings is not None:

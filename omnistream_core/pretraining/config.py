@@ -171,6 +171,7 @@ class TrainConfig:
         steps: updates of the run. With ``minutes`` the schedule follows the clock instead, earlier starts included,
             so that a run ends annealed on a machine of any speed; only with ``steps`` is it the same every time.
         start: checkpoint folder whose weights this run begins with; None begins with random ones.
+        freeze_backbone: whether the heads alone are trained, on a backbone that stays as it is.
         lr: peak learning rate. warmup_steps: linear rise; a cosine to a hundredth follows.
         optimizer: ``muon`` for the matrices of the blocks with Adam for the rest, or ``adam`` for all (the paper).
         clip_norm: largest norm of the gradient.
@@ -186,6 +187,7 @@ class TrainConfig:
     steps: int | None = None
     minutes: float | None = None
     start: str | None = None
+    freeze_backbone: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     geometry: GeometryWeights = field(default_factory=GeometryWeights)
     self_supervision: SelfSupervisionConfig = field(default_factory=SelfSupervisionConfig)
@@ -215,6 +217,10 @@ class TrainConfig:
         _require(
             ("geometry" in kinds) == (self.model.heads is not None),
             "geometry heads are trained by a geometry task, and by no other: give both or neither",
+        )
+        _require(
+            not (self.freeze_backbone and self.self_supervised),
+            "self-supervision trains nothing but the backbone: it cannot be frozen",
         )
         _require(self.optimizer in get_args(Optimizer), f"optimizer {self.optimizer!r}: one of {get_args(Optimizer)}")
         for task in self.tasks:

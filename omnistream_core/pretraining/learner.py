@@ -93,6 +93,8 @@ class Learner(nn.Module):
             self.projections = Projections(self.model.config.backbone.width, config.self_supervision)
             self.teacher = Teacher(self.model.backbone, self.projections)
             self.anchor: Backbone = frozen_copy(self.model.backbone)
+        elif config.freeze_backbone:
+            self.model.backbone.requires_grad_(False)
         else:
             self.model.backbone.mask_token.requires_grad_(False)  # nothing is masked, so nothing teaches it
         if "text" in config.kinds:

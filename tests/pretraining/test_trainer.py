@@ -57,6 +57,18 @@ def test_counting_leaves_compiled_functions_compiled() -> None:
     assert speed.step_flops == 2 * 8**3, "counted on the first step, and there alone"
 
 
+def test_heads_learn_on_a_frozen_backbone(tmp_path: Path) -> None:
+    config = small_run(tasks=(Task(kind="geometry", frames=8),), steps=2, freeze_backbone=True)
+    torch.manual_seed(config.seed)
+    before = Learner(config).model.state_dict()
+    after = train(config, tmp_path).model.state_dict()
+    moved = {name for name in after if not torch.equal(before[name], after[name])}
+    assert moved
+    assert all(name.startswith("heads.") for name in moved)
+    with pytest.raises(ConfigError, match="cannot be frozen"):
+        small_run(freeze_backbone=True)
+
+
 def program(
     folder: Path, changes: dict[str, object] | None = None, launcher=(sys.executable,)
 ) -> subprocess.Popen[bytes]:

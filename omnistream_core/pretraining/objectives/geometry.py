@@ -42,7 +42,8 @@ class GeometryTruth:
 class GeometryWeights:
     """Weight of each term; ``alpha`` is that of the log-confidence, ``metric`` the share of the loss without free
     scale. ``translation_squared`` weighs the squared error: where the images leave the motion open, it asks for the
-    mean of what is possible, while the absolute error asks for the median, which is to stay put."""
+    mean of what is possible, while the absolute error asks for the median, which is to stay put. Confidence, at least
+    1, strives for ``alpha`` over the error of log-depth: it tells of errors below ``alpha``."""
 
     depth: float = 1.0
     gradient: float = 0.5
@@ -52,7 +53,7 @@ class GeometryWeights:
     translation: float = 2.0
     translation_squared: float = 0.0
     fov: float = 0.5
-    alpha: float = 0.2
+    alpha: float = 0.5
     metric: float = 0.3
 
 
