@@ -323,12 +323,19 @@ def run_task(task: str, arguments: argparse.Namespace) -> None:
         folder = train(task, name, arguments.minutes, places)
         for perturbation in perturbations:
             value = evaluate(task, name, perturbation, seeds, folder, places)
+            value["demonstrations"] = demonstrations(places.dataset(task))
             value["recipe"] = asdict(recipe_of(task, name)) | {"minutes": arguments.minutes}
             value["command"] = (
                 f"python -m benchmarks.policies --tasks {task} --policies {name} --minutes {arguments.minutes:g} "
                 f"--episodes {arguments.episodes}" + " --stress" * arguments.stress
             )
             write_entry(places.json, (suite_of(task), task, name, perturbation), value)
+
+
+def demonstrations(dataset: Path) -> dict[str, int]:
+    """How much a policy learned from."""
+    info = json.loads((dataset / "meta" / "info.json").read_text())
+    return {"episodes": info["total_episodes"], "frames": info["total_frames"]}
 
 
 def main() -> None:
