@@ -11,7 +11,6 @@ and types) that the file holds already, for these very weights, clips and length
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import time
 from collections.abc import Sequence
@@ -25,6 +24,7 @@ from rich.console import Console
 from rich.table import Table
 
 from omnistream_core.bench.machine import facts
+from omnistream_core.checkpoint import weights_hash
 from omnistream_core.config import StreamConfig
 from omnistream_core.evaluation.geometry import clip_frames
 from omnistream_core.evaluation.metrics import depth_errors, trajectory_errors
@@ -127,14 +127,6 @@ def table(cells: dict[str, dict[str, Any]], lengths: Sequence[int]) -> Table:
     return out
 
 
-def weights_of(model: OmniStreamModel) -> str:
-    """A digest of all weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(model.state_dict().items()):
-        digest.update(name.encode() + tensor.float().numpy().tobytes())
-    return digest.hexdigest()[:16]
-
-
 def known_cells(path: Path | None, task: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """What the file holds for this very task."""
     if path is None or not path.exists():
@@ -156,7 +148,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     world = replace(WorldConfig(), frames=max(options.lengths))
     task = {
-        "weights": weights_of(OmniStreamModel.from_pretrained(options.model)),
+        "weights": weights_hash(OmniStreamModel.from_pretrained(options.model)),
         "clips": options.clips,
         "lengths": options.lengths,
         "newest_frames": NEWEST,

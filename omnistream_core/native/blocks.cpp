@@ -144,38 +144,30 @@ inline void multiply(const float* a, int64_t lda, const float* panel, int k, Vec
 }
 
 #if defined(__AVX512BF16__)
-template <int R>
-inline void multiply(const bf16* a, int64_t lda, const bf16* panel, int k, Vec (&acc)[R][kVectors]) {
-  for (int p = 0; p < k; p += 2, panel += 2 * kCols) {
-    __m512bh b[kVectors];
-#pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) b[v] = (__m512bh)_mm512_loadu_si512(panel + 2 * v * kLanes);
-#pragma GCC unroll 6
-    for (int r = 0; r < R; ++r) {
-      int32_t pair;
-      std::memcpy(&pair, a + r * lda + p, 4);
-      const __m512bh x = (__m512bh)_mm512_set1_epi32(pair);
-#pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) acc[r][v] = Vec(_mm512_dpbf16_ps(__m512(acc[r][v]), x, b[v]));
-    }
-  }
+inline Vec dot(Vec sum, __m512i pairs, __m512i b) {
+  return Vec(_mm512_dpbf16_ps(__m512(sum), (__m512bh)pairs, (__m512bh)b));
 }
 #endif
-
 #if defined(__AVX512VNNI__)
-template <int R>
-inline void multiply(const uint8_t* a, int64_t lda, const int8_t* panel, int k, IntVec (&acc)[R][kVectors]) {
-  for (int p = 0; p < k; p += 4, panel += 4 * kCols) {
+inline IntVec dot(IntVec sum, __m512i fours, __m512i b) { return IntVec(_mm512_dpbusd_epi32(__m512i(sum), fours, b)); }
+#endif
+
+#if defined(__AVX512F__)
+// The same for narrow numbers: as many rows of the panel as fill four bytes lie together and go into one product.
+template <int R, class A, class B, class Sum>
+inline void multiply(const A* a, int64_t lda, const B* panel, int k, Sum (&acc)[R][kVectors]) {
+  constexpr int together = 4 / sizeof(A);
+  for (int p = 0; p < k; p += together, panel += together * kCols) {
     __m512i b[kVectors];
 #pragma GCC unroll 4
-    for (int v = 0; v < kVectors; ++v) b[v] = _mm512_loadu_si512(panel + 4 * v * kLanes);
+    for (int v = 0; v < kVectors; ++v) b[v] = _mm512_loadu_si512(panel + together * v * kLanes);
 #pragma GCC unroll 6
     for (int r = 0; r < R; ++r) {
-      int32_t four;
-      std::memcpy(&four, a + r * lda + p, 4);
-      const __m512i x = _mm512_set1_epi32(four);
+      int32_t bytes;
+      std::memcpy(&bytes, a + r * lda + p, 4);
+      const __m512i x = _mm512_set1_epi32(bytes);
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) acc[r][v] = IntVec(_mm512_dpbusd_epi32(__m512i(acc[r][v]), x, b[v]));
+      for (int v = 0; v < kVectors; ++v) acc[r][v] = dot(acc[r][v], x, b[v]);
     }
   }
 }

@@ -5,7 +5,6 @@ Shape letters: B samples or streams, T frames, N patches, D channels, H W pixels
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -19,7 +18,7 @@ from lerobot_policy_omnistream.configuration_omnistream import OmnistreamConfig
 from lerobot_policy_omnistream.errors import PolicyError
 from omnistream_core.backbone import Backbone
 from omnistream_core.cache import KVCache
-from omnistream_core.checkpoint import read_checkpoint, resolve
+from omnistream_core.checkpoint import read_checkpoint, resolve, weights_hash
 from omnistream_core.config import PRESETS, ModelConfig, preset
 from omnistream_core.errors import CheckpointError, ConfigError
 from omnistream_core.preprocess import model_size_hw, normalise
@@ -201,12 +200,3 @@ def _random_backbone(size: str) -> tuple[ModelConfig, dict[str, Tensor]]:
         backbone = Backbone(preset(size).backbone)
         backbone.init_weights()
     return preset(size), backbone.state_dict()
-
-
-def weights_hash(module: nn.Module) -> str:
-    """A short name of the exact weights."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(module.state_dict().items()):
-        digest.update(name.encode() + str((tensor.dtype, tuple(tensor.shape))).encode())
-        digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
