@@ -20,7 +20,7 @@ import torch
 
 from omnistream_core.bench.machine import facts
 from omnistream_core.config import StreamConfig
-from omnistream_core.evaluation.world import evaluate_world
+from omnistream_core.evaluation.world import WorldEvaluation, evaluate_world
 from omnistream_core.model import OmniStreamModel
 from omnistream_core.pretraining.config import TrainConfig
 from omnistream_core.pretraining.export import export_checkpoint
@@ -40,11 +40,17 @@ def run(config: TrainConfig, folder: Path) -> Path:
     return folder / "checkpoint"
 
 
-def probe(checkpoint: Path) -> dict[str, Any]:
-    """Every probe of the frozen backbone, geometry heads left aside."""
-    model = OmniStreamModel.from_pretrained(checkpoint)
-    model.heads, model.config = None, replace(model.config, heads=None)
-    return evaluate_world(model, StreamConfig())
+def probe(checkpoint: Path, clips: int, *, compared: bool) -> dict[str, Any]:
+    """Every probe of the frozen backbone, geometry heads left aside; kept beside the checkpoint."""
+    kept = checkpoint.with_name(f"probes_{clips}.json")
+    if not kept.exists():
+        model = OmniStreamModel.from_pretrained(checkpoint)
+        model.heads, model.config = None, replace(model.config, heads=None)
+        judged = WorldEvaluation(
+            judge_clips=clips, fit_clips=2 * clips, jf_clips=max(1, clips * 3 // 8), compared=compared
+        )
+        kept.write_text(json.dumps(evaluate_world(model, StreamConfig(), judged)))
+    return dict(json.loads(kept.read_text()))
 
 
 def verdicts(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
@@ -61,6 +67,19 @@ def verdicts(figures: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return told
 
 
+def markdown(figures: dict[str, dict[str, Any]], told: dict[str, dict[str, Any]]) -> str:
+    """A row for each probe, a column for each run, the random backbone last."""
+    lines = [
+        f"| probe | {' | '.join(figures)} | random | together at least as good |",
+        "|---" * (len(figures) + 3) + "|",
+    ]
+    for name, row in told.items():
+        values = [*(found[name] for found in figures.values()), figures[ALL][f"random.{name}"]]
+        holds = "yes" if row["holds"] else "no"
+        lines.append(f"| {name} | {' | '.join(f'{value:.3f}' for value in values)} | {holds} |")
+    return "\n".join(lines)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--recipe", default="tiny", choices=sorted(RECIPES))
@@ -68,19 +87,20 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("runs/synergy"))
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--textures", help="packed photographs, from training/pack_textures.py")
+    parser.add_argument("--clips", type=int, default=64, help="held-out clips that are judged; twice as many to fit on")
     parser.add_argument("--json", type=Path)
     options = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     whole = RECIPES[options.recipe](options.minutes, textures=options.textures)
     whole = replace(whole, device=options.device)
     runs = {objective: recipes.only(whole, objective) for objective in recipes.OBJECTIVES} | {ALL: whole}
-    figures = {name: probe(run(config, options.out / name)) for name, config in runs.items()}
+    checkpoints = {name: run(config, options.out / name) for name, config in runs.items()}
+    figures = {name: probe(folder, options.clips, compared=name == ALL) for name, folder in checkpoints.items()}
     told = verdicts(figures)
-    for name, row in told.items():
-        sign = "holds" if row["holds"] else "does not hold"
-        print(f"{name:20} alone {row['alone']:.4f} ({row['best_alone']})  together {row['together']:.4f}  {sign}")
+    print(markdown(figures, told))
     if options.json:
-        known = facts(options.device, torch.get_num_threads()) | {"recipe": options.recipe, "minutes": options.minutes}
+        task = {"recipe": options.recipe, "minutes": options.minutes, "clips": options.clips}
+        known = facts(options.device, torch.get_num_threads()) | task
         options.json.parent.mkdir(parents=True, exist_ok=True)
         options.json.write_text(json.dumps(known | {"figures": figures, "verdicts": told}, indent=1) + "\n")
 

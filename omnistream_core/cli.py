@@ -265,6 +265,7 @@ def eval_world(
     ] = 128,
     frames: Annotated[int, typer.Option(help="Frames of a clip.", min=4)] = 16,
     quick: Annotated[bool, typer.Option(help="A quarter of the clips, no questions: for milestones.")] = False,
+    compare: Annotated[bool, typer.Option(help="Judge a random backbone beside; takes twice as long.")] = True,
     window: Window = 16,
     sink: Sink = 1,
     device: Device = "cpu",
@@ -283,6 +284,7 @@ def eval_world(
         fit_clips=max(4, fit_clips // share),
         jf_clips=max(1, 24 // share),
         world=WorldConfig(frames=frames),
+        compared=compare,
     )
     stream = _stream_config(window, sink, device, dtype)
     with Console(stderr=True).status("starting") as status:

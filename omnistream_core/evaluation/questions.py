@@ -33,13 +33,14 @@ class QuestionConfig:
     """The decoder and its budget.
 
     Attributes:
-        steps, questions_a_step: of training. lr: of Adam.
+        steps, questions_a_step: of training. lr: of Adam. answers_at_once: a matter of memory.
         language: the decoder; the coarse grid is not pooled further.
     """
 
     steps: int = 400
     questions_a_step: int = 16
     lr: float = 1e-3
+    answers_at_once: int = 32
     language: LanguageConfig = field(
         default_factory=lambda: LanguageConfig(pool=1, width=128, depth=3, heads=4, key_value_heads=2, vocabulary=1024)
     )
@@ -87,8 +88,10 @@ def answer_questions(fit: Asked, judge: Asked, config: QuestionConfig) -> dict[s
         torch.manual_seed(0)
         head = _trained(fit, config)
     said: list[str] = []
-    for number, question in zip(judge.clip_of, judge.questions, strict=True):
-        said += head.answer(_picked(judge.features, [number]), [question.prompt], max_tokens=12)
+    for first in range(0, len(judge.questions), config.answers_at_once):
+        chosen = slice(first, first + config.answers_at_once)
+        prompts = [question.prompt for question in judge.questions[chosen]]
+        said += head.answer(_picked(judge.features, judge.clip_of[chosen]), prompts, max_tokens=12)
     return score_answers(judge.questions, said)
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.utils.rnn import pad_sequence
 
 from omnistream_core.errors import ConfigError
 from omnistream_core.types import BackboneOutput
@@ -139,23 +140,22 @@ class LanguageHead(nn.Module):
     @torch.no_grad()
     def answer(self, features: BackboneOutput, prompts: Sequence[str], *, max_tokens: int = 48) -> list[str]:
         """The likeliest words, one after the other, for each clip and its prompt."""
-        images_BIE = self.project(features)
-        return [self._answer(images_BIE[b : b + 1], prompt, max_tokens) for b, prompt in enumerate(prompts)]
-
-    def _answer(self, images_1IE: Tensor, prompt: str, max_tokens: int) -> str:
-        ids_1L = torch.tensor([self._encode(prompt + "\n")], device=images_1IE.device)
-        words_1LE = self.decoder.get_input_embeddings()(ids_1L)
-        sequence = torch.cat((images_1IE.to(words_1LE.dtype), words_1LE), dim=1)
-        seen = torch.ones(sequence.shape[:2], dtype=torch.long, device=sequence.device)
-        said_1L = self.decoder.generate(
-            inputs_embeds=sequence,
-            attention_mask=seen,
+        embed = self.decoder.get_input_embeddings()
+        images_BIE = self.project(features).to(embed.weight.dtype)
+        rows = [
+            torch.cat((image_IE, embed(torch.tensor(self._encode(prompt + "\n"), device=image_IE.device))))
+            for image_IE, prompt in zip(images_BIE, prompts, strict=True)
+        ]
+        seen = [torch.ones(len(row_LE), dtype=torch.long, device=row_LE.device) for row_LE in rows]
+        said_BL = self.decoder.generate(
+            inputs_embeds=pad_sequence(rows, batch_first=True, padding_side="left"),
+            attention_mask=pad_sequence(seen, batch_first=True, padding_side="left"),
             max_new_tokens=max_tokens,
             do_sample=False,
             pad_token_id=self.tokenizer.pad_token_id,
             eos_token_id=self.tokenizer.eos_token_id,
         )
-        return str(self.tokenizer.decode(said_1L[0], skip_special_tokens=True)).strip()
+        return [said.strip() for said in self.tokenizer.batch_decode(said_BL, skip_special_tokens=True)]
 
     def save_pretrained(self, folder: str | Path, *, dtype: torch.dtype | None = None) -> None:
         """Write configuration, tokenizer and weights into ``folder``."""

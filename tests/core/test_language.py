@@ -69,23 +69,37 @@ def test_the_loss_is_the_cross_entropy_of_the_answer():
     assert float(answer_loss(logits, labels)) == pytest.approx(float(expected), rel=1e-5)
 
 
-def test_it_learns_to_answer_by_what_it_sees_and_survives_the_disk(tmp_path):
+def trained(seen: BackboneOutput, prompts: list[str], answers: list[str]) -> LanguageHead:
     torch.manual_seed(2)
     head = build_language_head(WIDTH, CONFIG, make_tokenizer(CONFIG, TEXTS))
-    seen = features(2, seed=3)
-    words = head.tokenize(["How many chairs are there?"] * 2, ["red", "blue"])
+    words = head.tokenize(prompts, answers)
     optimizer = torch.optim.Adam(head.parameters(), 3e-3)
     for _ in range(60):
-        loss = answer_loss(head(seen, words.ids_BL), words.labels_BL)
-        loss.backward()
+        answer_loss(head(seen, words.ids_BL), words.labels_BL).backward()
         optimizer.step()
         optimizer.zero_grad()
-    head.eval()
-    assert head.answer(seen, ["How many chairs are there?"] * 2) == ["red", "blue"]
+    return head.eval()
+
+
+def test_it_learns_to_answer_by_what_it_sees_and_survives_the_disk(tmp_path):
+    seen, prompts = features(2, seed=3), ["How many chairs are there?"] * 2
+    head = trained(seen, prompts, ["red", "blue"])
+    assert head.answer(seen, prompts) == ["red", "blue"]
     head.save_pretrained(tmp_path)
     again = LanguageHead.from_pretrained(tmp_path)
+    words = head.tokenize(prompts, ["red", "blue"])
     assert torch.equal(again(seen, words.ids_BL), head(seen, words.ids_BL))
-    assert again.answer(seen, ["How many chairs are there?"] * 2) == ["red", "blue"]
+    assert again.answer(seen, prompts) == ["red", "blue"]
+
+
+def test_prompts_and_answers_of_unequal_length_do_not_disturb_each_other():
+    seen, prompts = features(3, seed=5), ["red", "How many chairs are there?", "blue or red chairs"]
+    said = ["There are 12 chairs and 1 table.", "blue", "12"]
+    head = trained(seen, prompts, said)
+    assert head.answer(seen, prompts) == said
+    for b in range(3):
+        one = replace(seen, patches_BTND=seen.patches_BTND[[b]], cls_BTD=seen.cls_BTD[[b]])
+        assert head.answer(one, [prompts[b]]) == [said[b]]
 
 
 def test_sizes_that_do_not_fit_are_named():
