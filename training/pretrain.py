@@ -58,6 +58,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--pause-after", type=float, help="minutes after which this start saves and ends")
     parser.add_argument("--only", nargs="+", choices=recipes.OBJECTIVES, help="these objectives alone")
     parser.add_argument("--start", help="checkpoint folder whose weights the run begins with")
+    parser.add_argument("--reset-confidence", action="store_true", help="revives one that sank to its floor")
     parser.add_argument("--freeze-backbone", action="store_true", help="train the heads alone")
     parser.add_argument("--textures", help="packed photographs, from training/pack_textures.py")
     parser.add_argument("--recordings", help="folder of shards, from training/make_shards.py")
@@ -77,8 +78,8 @@ def configure(arguments: argparse.Namespace) -> TrainConfig:
     config = RECIPES[arguments.recipe](textures=arguments.textures)
     if arguments.only is not None:
         config = recipes.only(config, *arguments.only)
-    if arguments.freeze_backbone:
-        config = replace(config, freeze_backbone=True)
+    flags = {name: getattr(arguments, name) for name in ("reset_confidence", "freeze_backbone")}
+    config = replace(config, **flags)
     if arguments.minutes is not None or arguments.steps is not None:
         config = replace(config, minutes=arguments.minutes, steps=arguments.steps)
     if arguments.recordings is not None:

@@ -45,6 +45,12 @@ class DualDPT(nn.Module):
         rays_XHW6 = rays_X6HW.permute(0, 2, 3, 1)
         return tuple(x.unflatten(0, (b, t)) for x in (depth_XHW, confidence_XHW, rays_XHW6))
 
+    @torch.no_grad()
+    def reset_confidence(self) -> None:
+        """Confidence becomes 2 everywhere. Where it has sunk to 1, no gradient of 1 + exp brings it back."""
+        for parameter in self.depth.head[-1].parameters():
+            parameter[1].zero_()
+
 
 class Reassemble(nn.Module):
     """Patch tokens of one level to a feature map at ``factor`` times the patch grid."""

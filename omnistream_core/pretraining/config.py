@@ -171,6 +171,7 @@ class TrainConfig:
         steps: updates of the run. With ``minutes`` the schedule follows the clock instead, earlier starts included,
             so that a run ends annealed on a machine of any speed; only with ``steps`` is it the same every time.
         start: checkpoint folder whose weights this run begins with; None begins with random ones.
+        reset_confidence: whether the run begins with the same confidence everywhere, whatever ``start`` knows of it.
         freeze_backbone: whether the heads alone are trained, on a backbone that stays as it is.
         lr: peak learning rate. warmup_steps: linear rise; a cosine to a hundredth follows.
         optimizer: ``muon`` for the matrices of the blocks with Adam for the rest, or ``adam`` for all (the paper).
@@ -187,6 +188,7 @@ class TrainConfig:
     steps: int | None = None
     minutes: float | None = None
     start: str | None = None
+    reset_confidence: bool = False
     freeze_backbone: bool = False
     data: DataConfig = field(default_factory=DataConfig)
     geometry: GeometryWeights = field(default_factory=GeometryWeights)

@@ -202,6 +202,8 @@ def _start_model(config: TrainConfig) -> OmniStreamModel:
         if key.startswith("backbone.") and key not in fitting:
             raise CheckpointError(f"{folder}: tensor {key!r} of shape {tuple(value.shape)} is needed to start from it")
     model.load_state_dict(own | fitting)
+    if config.reset_confidence and model.heads is not None:
+        model.heads.dense.reset_confidence()
     return model
 
 

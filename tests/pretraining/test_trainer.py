@@ -21,7 +21,7 @@ from torch._dynamo.testing import CompileCounter
 from omnistream_core.config import BackboneConfig
 from omnistream_core.errors import ConfigError
 from omnistream_core.heads.language import LanguageConfig, LanguageHead
-from omnistream_core.model import OmniStreamModel
+from omnistream_core.model import OmniStreamModel, build_model
 from omnistream_core.pretraining.config import ParallelConfig, Stage, Task
 from omnistream_core.pretraining.data import generator_for
 from omnistream_core.pretraining.export import export_checkpoint
@@ -238,6 +238,18 @@ def test_an_export_is_a_checkpoint_that_a_run_can_start_from(whole, tmp_path):
     wider = replace(MODEL, backbone=BackboneConfig(width=64, depth=4, heads=2, levels=(0, 1, 2, 3)))
     with pytest.raises(Exception, match=r"tensor 'backbone\.[a-z_.]+' of shape \(.*64.*\) is needed to start from it"):
         Learner(small_run(model=wider, start=str(tmp_path / "checkpoint")))
+
+
+def test_confidence_that_sank_to_its_floor_begins_anew_and_nothing_else_does(tmp_path):
+    torch.manual_seed(0)
+    model, images = build_model(MODEL), torch.randn(1, 2, 3, 32, 48)
+    model.heads.dense.depth.head[-1].bias.data[1] = -90.0
+    model.save_pretrained(tmp_path)
+    dead, alive = (Learner(small_run(start=str(tmp_path), reset_confidence=reset)).model for reset in (False, True))
+    assert (dead(images).geometry.confidence_BTHW == 1).all() and (alive(images).geometry.confidence_BTHW == 2).all()
+    for (name, before), after in zip(dead.named_parameters(), alive.parameters(), strict=True):
+        kept = slice(0, 1) if name.startswith("heads.dense.depth.head.2") else slice(None)
+        assert torch.equal(before[kept], after[kept]), name
 
 
 def test_visibility_is_that_of_a_bounded_memory():
