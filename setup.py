@@ -44,7 +44,7 @@ setup(
     package_data={"omnistream_core": ["checkpoints/**", "assets/**", "native/*.cpp", "py.typed"]},
     python_requires=">=3.10",
     install_requires=[
-        "torch>=2.7",
+        "torch>=2.9",
         "numpy>=1.26",
         "safetensors>=0.4.3",
         "huggingface_hub>=0.30",

@@ -49,6 +49,7 @@ from lerobot_policy_omnistream.training import TrainSettings, train_policy
 from training.policies import (
     METAWORLD_IMAGE_SIZE_PX,
     METAWORLD_SETS,
+    N_ACTION_STEPS,
     PERTURBATIONS,
     POLICIES,
     ROBOSUITE_TASKS,
@@ -90,11 +91,14 @@ def cameras_of(env: EnvConfig) -> list[str]:
 
 
 def recipe_of(task: str, name: str) -> PolicyRecipe:
-    """The policy's recipe; one of ours is told the task where a set of them is to be learned."""
+    """The policy's recipe for a task; one of ours is told which where a set of them is to be learned."""
     recipe = POLICIES[name]
-    if task in METAWORLD_SETS and recipe.kind == "omnistream":
-        return replace(recipe, settings=recipe.settings | {"text_encoder": "minilm"})
-    return recipe
+    if recipe.kind != "omnistream":
+        return recipe
+    more: dict[str, Any] = {"text_encoder": "minilm"} if task in METAWORLD_SETS else {}
+    if task in N_ACTION_STEPS:
+        more["n_action_steps"] = N_ACTION_STEPS[task]
+    return replace(recipe, settings=recipe.settings | more)
 
 
 def short_hash(value: Any) -> str:

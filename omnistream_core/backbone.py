@@ -75,6 +75,7 @@ class Backbone(nn.Module):
         *,
         rows: Sequence[int] | None = None,
         visible_TT: Tensor | None = None,
+        frame_index_T: Tensor | None = None,
         mask_BTN: Tensor | None = None,
     ) -> BackboneOutput:
         """Encode T frames of B streams.
@@ -85,6 +86,7 @@ class Backbone(nn.Module):
             rows: the cache's streams that the batch belongs to, in order; None is all of them.
             visible_TT: bool, which frame (row) may see which (column), for a clip without a cache; None is causal.
                 Every frame must see itself.
+            frame_index_T: whole numbers, when each frame of a clip without a cache was taken; None is 0, 1, 2, ...
             mask_BTN: bool, patches to hide behind the mask token.
 
         Raises:
@@ -96,14 +98,18 @@ class Backbone(nn.Module):
         rows = list(range(b if cache is None else cache.streams)) if rows is None else list(rows)
         if cache is not None:
             check_cache(cache, grid_hw, rows, b)
-            if visible_TT is not None:
-                raise ValueError("visible_TT and a cache exclude each other: the cache's window says what is visible")
+            if visible_TT is not None or frame_index_T is not None:
+                raise ValueError(
+                    "visible_TT, frame_index_T: a cache itself knows what is visible and when it was taken"
+                )
             if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
                 raise ValueError("a cache keeps no gradients: call under torch.inference_mode() or torch.no_grad()")
             cache.reserve(rows, t)
         elif visible_TT is not None and (visible_TT.shape != (t, t) or not visible_TT.diagonal().all()):
             raise ValueError(f"visible_TT {tuple(visible_TT.shape)}: ({t}, {t}) with a true diagonal is needed")
-        frame_index_BT = torch.arange(t) + torch.tensor([[cache.frame_count(r)] if cache else [0] for r in rows])
+        if frame_index_T is None:
+            frame_index_T = torch.arange(t)
+        frame_index_BT = frame_index_T + torch.tensor([[cache.frame_count(r)] if cache else [0] for r in rows])
         x_BSD = self.embed(images_BT3HW, frame_index_BT, mask_BTN).flatten(1, 2)
         rope_BSD = self._rope(frame_index_BT, grid_hw, x_BSD)
         levels = []

@@ -75,8 +75,9 @@ class OmniStreamModel(nn.Module):
         *,
         rows: Sequence[int] | None = None,
         visible_TT: Tensor | None = None,
+        frame_index_T: Tensor | None = None,
     ) -> ModelOutput:
-        features = self.backbone(images_BT3HW, cache, rows=rows, visible_TT=visible_TT)
+        features = self.backbone(images_BT3HW, cache, rows=rows, visible_TT=visible_TT, frame_index_T=frame_index_T)
         return ModelOutput(features=features, geometry=None if self.heads is None else self.heads(features))
 
     @classmethod

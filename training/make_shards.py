@@ -13,7 +13,7 @@ import logging
 from pathlib import Path
 
 from omnistream_core.errors import OmniStreamError
-from omnistream_core.pretraining.data import Ledger, write_shard
+from omnistream_core.pretraining.data import BadDataError, Ledger, write_shard
 from omnistream_core.sources import open_source
 
 
@@ -30,8 +30,13 @@ def main() -> None:
     for number, recording in enumerate(arguments.recordings):
         path = arguments.out / f"{number:05d}-{recording.stem}.safetensors"
         try:
-            frames = itertools.islice(open_source(recording), arguments.frames)
-            count = write_shard(path, frames, (arguments.height, arguments.width), ledger)
+            with open_source(recording) as source:
+                frames = itertools.islice(source, arguments.frames)
+                count = write_shard(path, frames, (arguments.height, arguments.width), ledger)
+                for reason in source.skipped.elements():
+                    ledger.bad(recording.name, reason)
+        except BadDataError:
+            raise
         except OmniStreamError as error:
             logging.warning("skipped: %s", error)
             continue

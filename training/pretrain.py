@@ -30,7 +30,7 @@ from training import recipes
 
 RECIPES: dict[str, Callable[..., TrainConfig]] = {
     **{"tiny": recipes.tiny, "small": recipes.small},
-    **{"small-cpu": recipes.small_cpu, "large": recipes.large},
+    **{"small-cpu": recipes.small_cpu, "large": recipes.large, "large-512": recipes.large_512},
 }
 TOKENIZER_CLIPS = 512  # whose words the small decoder's tokenizer is made from
 
@@ -61,6 +61,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--reset-confidence", action="store_true", help="revives one that sank to its floor")
     parser.add_argument("--freeze-backbone", action="store_true", help="train the heads alone")
     parser.add_argument("--textures", help="packed photographs, from training/pack_textures.py")
+    parser.add_argument("--shards", type=int, help="of the data: a multiple of the processes that torchrun starts")
     parser.add_argument("--recordings", help="folder of shards, from training/make_shards.py")
     parser.add_argument("--recordings-share", type=float, default=0.3, help="of the clips, where recordings are given")
     parser.add_argument("--device", help="cpu or cuda")
@@ -85,6 +86,8 @@ def configure(arguments: argparse.Namespace) -> TrainConfig:
     if arguments.recordings is not None:
         data = replace(config.data, recordings=arguments.recordings, recordings_share=arguments.recordings_share)
         config = replace(config, data=data)
+    if arguments.shards is not None:
+        config = replace(config, data=replace(config.data, shards=arguments.shards))
     if arguments.sharding is not None:
         config = replace(config, parallel=replace(config.parallel, sharding=arguments.sharding))
     changes = {name: getattr(arguments, name) for name in ("start", "device", "lr")}

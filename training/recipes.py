@@ -36,7 +36,11 @@ def tiny(minutes: float = 30.0, *, textures: str | None = None) -> TrainConfig:
         data=DataConfig(world=WorldConfig(textures=textures)),
         geometry=GeometryWeights(translation=1.0, translation_squared=1.0),
         self_supervision=SelfSupervisionConfig(
-            prototypes=2048, bottleneck=128, hidden=512, views=ViewConfig(global_hw=(96, 128), local_hw=(48, 64))
+            prototypes=2048,
+            cls_prototypes=128,
+            bottleneck=128,
+            hidden=512,
+            views=ViewConfig(global_hw=(96, 128), local_hw=(48, 64)),
         ),
         language=LanguageConfig(width=192, depth=3, heads=3, key_value_heads=1, vocabulary=1024),
     )
@@ -101,6 +105,16 @@ def large(steps: int = 60_000, *, start: str | None = None, textures: str | None
         optimizer="adam",
         lr=1e-4,
         warmup_steps=4000,
+    )
+
+
+def large_512(steps: int = 120_000, *, start: str | None = None, textures: str | None = None) -> TrainConfig:
+    """The paper's second stage of ``large``, at 512 px, from the checkpoint of the first."""
+    first = large(steps, start=start, textures=textures)
+    return replace(
+        first,
+        data=replace(first.data, world=replace(first.data.world, height_px=512, width_px=512)),
+        self_supervision=replace(first.self_supervision, views=ViewConfig(global_hw=(512, 512), local_hw=(224, 224))),
     )
 
 

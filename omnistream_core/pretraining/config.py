@@ -64,6 +64,8 @@ class SelfSupervisionConfig:
 
     Attributes:
         prototypes, bottleneck, hidden: of both projection heads (CLS and patches each have one).
+        cls_prototypes: where the CLS head has fewer; None is as many. Sinkhorn-Knopp gives every prototype its share of
+            the batch: with far more of them than images, the target of each image is spread over all.
         momentum: of the moving-average teacher at the start; it ends at 1.
         student_temperature, teacher_temperature: of their softmax and Sinkhorn-Knopp.
         gram_from: fraction of the run after which patch similarities are held to an earlier teacher.
@@ -71,6 +73,7 @@ class SelfSupervisionConfig:
     """
 
     prototypes: int = 65_536
+    cls_prototypes: int | None = None
     bottleneck: int = 256
     hidden: int = 2048
     momentum: float = 0.994
@@ -93,15 +96,19 @@ class MemoryConfig:
     Attributes:
         bounded_share: share of the batches that see only the first frames and a window of recent ones, sizes drawn.
         gap_share: share of the batches with a gap in time: a run of frames is left out.
+        longest_absence: where first frames and a window are seen, the frames after the first ones are told to come up
+            to so many frames later than they do (log-uniform): on a robot the first frames lie far back.
     """
 
     bounded_share: float = 0.4
     gap_share: float = 0.2
+    longest_absence: int = 1000
 
     def __post_init__(self) -> None:
         for name in ("bounded_share", "gap_share"):
             value = getattr(self, name)
             _require(0 <= value <= 1, f"memory {name} = {value}: a share in [0, 1] is needed")
+        _require(self.longest_absence >= 0, f"memory longest_absence = {self.longest_absence}: 0 frames or more")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -178,7 +185,7 @@ class TrainConfig:
         clip_norm: largest norm of the gradient.
         world_compile: whether the world's kernels are compiled.
         bf16: whether forward passes run under bfloat16 autocast.
-        spike: the run stops when its loss exceeds this many times its recent mean.
+        spike: the run stops when a task's loss exceeds this many times its recent mean.
         seed: of everything that is drawn.
     """
 
@@ -203,7 +210,7 @@ class TrainConfig:
     world_compile: bool = True
     bf16: bool = True
     device: str = "cpu"
-    spike: float = 20.0
+    spike: float = 10.0
     seed: int = 0
     save_every_s: float = 120.0
     log_every: int = 20

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Generator, Tensor
 
+from omnistream_core.errors import ConfigError
 from omnistream_core.heads.language import CAPTION_PROMPT, LanguageHead
 from omnistream_core.pretraining.config import MemoryConfig, Stage, Task, TrainConfig
 from omnistream_core.pretraining.data import Batch, ShardClips, WorldPool, generator_for, stacked
@@ -37,7 +38,9 @@ class Feed:
 
     def __init__(self, config: TrainConfig, processes: Processes, language: LanguageHead | None) -> None:
         self.config, self.language = config, language
-        share = config.data.shards // processes.count
+        share, left = divmod(config.data.shards, processes.count)
+        if left:
+            raise ConfigError(f"{config.data.shards} data shards for {processes.count} processes: a multiple is needed")
         first = processes.rank * share
         self.shards = range(first, first + share)
         common = {"seed": config.seed, "device": config.device, "compile": config.world_compile}
@@ -110,10 +113,12 @@ class Feed:
         clips = batch.clips
         if task.kind == "geometry":  # words tell of the whole clip
             clips = frames_of(clips, draw_frames(clips.images_BT3HW.shape[1], self.config.memory, memory))
+        visible_TT, frame_index_T = draw_memory(clips.images_BT3HW.shape[1], self.config.memory, memory)
         return TaskBatch(
             kind=task.kind,
             images_BT3HW=clips.images_BT3HW,
-            visible_TT=draw_visibility(clips.images_BT3HW.shape[1], self.config.memory, memory),
+            visible_TT=visible_TT,
+            frame_index_T=frame_index_T,
             truth=truth_of(clips),
             words=words,
         )
@@ -128,12 +133,20 @@ def truth_of(clips: ClipBatch) -> GeometryTruth:
     )
 
 
-def draw_visibility(frames: int, config: MemoryConfig, generator: Generator) -> Tensor | None:
-    """Which frame may see which: None (all earlier ones), or the first few and a window of recent ones."""
-    bounded, size, sink = torch.rand(3, generator=generator).tolist()
+def draw_memory(frames: int, config: MemoryConfig, generator: Generator) -> tuple[Tensor | None, Tensor | None]:
+    """Which frame may see which (``visible_TT``), and when each was taken (``frame_index_T``).
+
+    All earlier ones, one after the other (None, None); or the first few, which may lie far back, and a window of recent
+    ones.
+    """
+    bounded, size, sink, away = torch.rand(4, generator=generator).tolist()
     if bounded >= config.bounded_share or frames < 3:
-        return None
-    return bounded_visibility(frames, window=2 + int(size * (frames - 2)), sink=int(sink * 3))
+        return None, None
+    first = int(sink * 3)
+    visible_TT = bounded_visibility(frames, window=2 + int(size * (frames - 2)), sink=first)
+    absent = round((1 + config.longest_absence) ** away) - 1 if first else 0
+    index_T = torch.arange(frames)
+    return visible_TT, index_T + absent * (index_T >= first)
 
 
 def bounded_visibility(frames: int, *, window: int, sink: int) -> Tensor:

@@ -36,6 +36,8 @@ from omnistream_core.pretraining.views import Views
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
+from omnistream_core.types import GeometryOutput
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TaskBatch:
@@ -45,6 +47,7 @@ class TaskBatch:
         kind: of the task.
         images_BT3HW: RGB, 0..255 (geometry, text).
         visible_TT: bool, which frame may see which; None is causal (geometry, text).
+        frame_index_T: when each frame was taken; None is one after the other (geometry, text).
         truth: of the geometry.
         words: prompts and answers.
         views: of self-supervision.
@@ -54,6 +57,7 @@ class TaskBatch:
     kind: TaskKind
     images_BT3HW: Tensor | None = None
     visible_TT: Tensor | None = None
+    frame_index_T: Tensor | None = None
     truth: GeometryTruth | None = None
     words: TextBatch | None = None
     views: Views | None = None
@@ -66,7 +70,7 @@ class Projections(nn.Module):
     def __init__(self, width: int, config: SelfSupervisionConfig) -> None:
         super().__init__()
         sizes = {"hidden": config.hidden, "bottleneck": config.bottleneck, "prototypes": config.prototypes}
-        self.cls = ProjectionHead(width, **sizes)
+        self.cls = ProjectionHead(width, **sizes | {"prototypes": config.cls_prototypes or config.prototypes})
         self.patch = ProjectionHead(width, **sizes)
         self.cls.init_weights()
         self.patch.init_weights()
@@ -115,6 +119,15 @@ class Learner(nn.Module):
             return self._geometry(batch)
         return self._text(batch) if batch.kind == "text" else self._self_supervision(batch)
 
+    @torch.no_grad()
+    def predict(self, images_BT3HW: Tensor) -> GeometryOutput | None:
+        """Geometry of a batch's images, as the heads see it today."""
+        was_training = self.training
+        self.eval()
+        geometry = self.model(self._input(images_BT3HW)).geometry
+        self.train(was_training)
+        return geometry
+
     def follow(self, momentum: float) -> None:
         """Move the teacher towards the student."""
         if self.config.self_supervised:
@@ -128,15 +141,23 @@ class Learner(nn.Module):
 
     def _geometry(self, batch: TaskBatch) -> dict[str, Tensor]:
         assert batch.images_BT3HW is not None and batch.truth is not None
-        output = self.model(self._input(batch.images_BT3HW), visible_TT=batch.visible_TT)
+        seen = {"visible_TT": batch.visible_TT, "frame_index_T": batch.frame_index_T}
+        output = self.model(self._input(batch.images_BT3HW), **seen)
         assert output.geometry is not None
-        return geometry_losses(output.geometry, batch.truth, self.config.geometry)
+        with self._exactly():
+            return geometry_losses(output.geometry, batch.truth, self.config.geometry)
+
+    def _exactly(self) -> torch.autocast:
+        """Losses are computed in float32, whatever the networks ran in."""
+        return torch.autocast(self.config.device.split(":")[0], enabled=False)
 
     def _text(self, batch: TaskBatch) -> dict[str, Tensor]:
         assert batch.images_BT3HW is not None and batch.words is not None and self.language is not None
-        features = self.model.backbone(self._input(batch.images_BT3HW), visible_TT=batch.visible_TT)
+        seen = {"visible_TT": batch.visible_TT, "frame_index_T": batch.frame_index_T}
+        features = self.model.backbone(self._input(batch.images_BT3HW), **seen)
         logits_BLV = self.language(features, batch.words.ids_BL)
-        return {"answer": answer_loss(logits_BLV, batch.words.labels_BL)}
+        with self._exactly():
+            return {"answer": answer_loss(logits_BLV, batch.words.labels_BL)}
 
     def _self_supervision(self, batch: TaskBatch) -> dict[str, Tensor]:
         assert batch.views is not None
@@ -156,16 +177,16 @@ class Learner(nn.Module):
             cls_VXD.append(small.cls_BTD.unflatten(0, (len(views.local_VBT3hw), -1)).flatten(1, 2))
         student_VXK = self.projections.cls(torch.cat(cls_VXD))
         weights = config.weights
-        terms = {
-            "dino": weights.dino
-            * dino_loss(student_VXK, teacher_cls.unflatten(0, (count, -1)), temperature=config.student_temperature),
-            "ibot": weights.ibot * self._ibot(hidden.patches_BTND, seen.patches_BTND, mask_XBTN),
-            "koleo": weights.koleo * self._koleo(hidden.cls_BTD.unflatten(0, (count, -1))),
-        }
+        with self._exactly():
+            dino = dino_loss(student_VXK, teacher_cls.unflatten(0, (count, -1)), temperature=config.student_temperature)
+            koleo = self._koleo(hidden.cls_BTD.unflatten(0, (count, -1)))
+        ibot = self._ibot(hidden.patches_BTND, seen.patches_BTND, mask_XBTN)
+        terms = {"dino": weights.dino * dino, "ibot": weights.ibot * ibot, "koleo": weights.koleo * koleo}
         if batch.with_gram:
             with torch.no_grad():
                 anchor_XND = self.anchor(globals_XBT).patches_BTND.flatten(0, 1)
-            terms["gram"] = weights.gram * gram_loss(hidden.patches_BTND.flatten(0, 1), anchor_XND)
+            with self._exactly():
+                terms["gram"] = weights.gram * gram_loss(hidden.patches_BTND.flatten(0, 1), anchor_XND)
         return terms
 
     def _ibot(self, student_BTND: Tensor, teacher_BTND: Tensor, mask_BTN: Tensor) -> Tensor:

@@ -71,21 +71,26 @@ class Monitor:
         if step % self.config.log_every:
             return
         facts = {"step": step, "frames": frames, "elapsed_s": round(elapsed_s, 1)} | self.speed.figures()
-        line = json.dumps(facts | {k: round(v, 6) for k, v in terms.items()})
+        line = json.dumps(facts | {k: float(f"{v:.9g}") for k, v in terms.items()})  # 9 digits hold a float32 whole
         with self._log.open("a") as log:
             log.write(line + "\n")
         logger.info(line)
         if self._board is not None:
-            for name, value in (terms | self.speed.figures()).items():
-                self._board.add_scalar(name, value, step)
+            for name in terms.keys() | {"frames_per_s", "mfu", "peak_memory_gb"}:
+                self._board.add_scalar(name, (terms | facts)[name], step)
 
     def pictures(self, step: int, learner: Learner, batch: TaskBatch | None) -> None:
-        """Images with true and predicted depth of a geometry batch, to TensorBoard and as a file."""
-        if not self.active or batch is None or batch.truth is None or batch.images_BT3HW is None:
+        """Images with true and predicted depth of a geometry batch, to TensorBoard and as a file.
+
+        All processes call it: sharded weights are gathered from all.
+        """
+        if batch is None or batch.truth is None or batch.images_BT3HW is None:
             return
         from torchvision.utils import save_image
 
         sheet = depth_sheet(learner, batch)
+        if not self.active:
+            return
         save_image(sheet, self.folder / "sample.png")
         if self._board is not None:
             self._board.add_image("depth", sheet, step)
@@ -146,14 +151,9 @@ def peak_memory_bytes(device: str) -> int:
 @torch.no_grad()
 def depth_sheet(learner: Learner, batch: TaskBatch, *, clips: int = 4) -> Tensor:
     """(3, 3 * clips * H, T * W) in [0, 1]: for each clip a row of images, of true and of predicted depth."""
-    from omnistream_core.preprocess import normalise
-
     assert batch.images_BT3HW is not None and batch.truth is not None
     images = batch.images_BT3HW[:clips]
-    was_training = learner.training
-    learner.eval()
-    geometry = learner.model(normalise(learner.config.model.preprocess, images)).geometry
-    learner.train(was_training)
+    geometry = learner.predict(images)
     assert geometry is not None
     true = batch.truth.depth_m_BTHW[:clips]
     rows = []

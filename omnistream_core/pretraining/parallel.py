@@ -71,10 +71,11 @@ def clip_gradients(learner: nn.Module, largest: float) -> Tensor:
 
 
 def _sharded(learner: Learner) -> nn.Module:
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import fully_shard, register_fsdp_forward_method
 
     for module in list(learner.modules()):
         if isinstance(module, Block):
             fully_shard(module)
     fully_shard(learner)
+    register_fsdp_forward_method(learner, "predict")
     return learner

@@ -10,9 +10,9 @@ import logging
 import math
 import time
 from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 from safetensors.torch import save_file
@@ -34,7 +34,7 @@ SPIKE_AFTER = 50  # steps, before which a loss is not called a spike
 
 
 class TrainingStoppedError(OmniStreamError):
-    """The loss was not finite, or far above what it had been; the batch is saved."""
+    """A loss or a gradient was not finite, or a loss far above what it had been; the batch is saved."""
 
 
 def train(
@@ -50,7 +50,8 @@ def train(
         pause_after_s: save and return after so much time in this start, though the run has not ended.
 
     Raises:
-        TrainingStoppedError: a loss that is not finite or a spike; ``stopped.safetensors`` holds the batch.
+        TrainingStoppedError: a loss or gradient that is not finite, or a spike; ``stopped-<rank>-<task>.safetensors``
+            hold what the round was trained on.
         BadDataError: too many broken clips.
     """
     run, began = Run(config, folder, texts), time.monotonic()
@@ -87,7 +88,7 @@ class Clock:
     stage_step: int = 0
     stage_chunk: int = 0
     anchored: float = -1.0
-    mean_loss: float = 0.0
+    mean_loss: dict[str, float] = field(default_factory=dict)
 
 
 class Run:
@@ -105,6 +106,7 @@ class Run:
         self.clock = Clock()
         self._resume()
         self.monitor = Monitor(config, folder, self.processes, since_step=self.clock.step)
+        self._batches: list[TaskBatch] = []
         self._mark = self._saved = time.monotonic()
 
     @property
@@ -132,13 +134,15 @@ class Run:
     def _round(self) -> dict[str, float]:
         """Gradients of a batch of every task, added up; the terms of their losses."""
         terms: dict[str, float] = {}
+        self._batches = []
         for number, task in enumerate(self.config.tasks):
             batch = self.feed.batch(task, self.clock.step, self.stage, self._start, with_gram=self._gram())
+            self._batches.append(batch)
             torch.manual_seed(_mixed(self.config.seed, self.clock.step, number))
             with self.monitor.speed.counting():
                 losses = self._losses(batch)
                 told = {f"{task.kind}/{name}": value for name, value in _averaged(losses, self.processes).items()}
-                self._check(told, batch)
+                self._check(batch.kind, told)
                 (task.weight * torch.stack(list(losses.values())).sum()).backward()
             terms |= told
             self.clock.frames += task.frames
@@ -186,29 +190,33 @@ class Run:
             self.clock.anchored = self.progress
         return True
 
-    def _check(self, terms: dict[str, float], batch: TaskBatch) -> None:
-        total = sum(terms.values())
-        limit = self.config.spike * self.clock.mean_loss
-        spike = self.clock.step > SPIKE_AFTER and total > limit > 0
-        if math.isfinite(total) and not spike:
-            return
-        path = self.folder / f"stopped-{self.processes.rank}.safetensors"
-        save_file(_tensors(batch), path, {"step": str(self.clock.step), "kind": batch.kind})
-        raise TrainingStoppedError(
-            f"step {self.clock.step}, {batch.kind}: loss {total:.4g} ({terms}), mean before {self.clock.mean_loss:.4g};"
-            f" its batch is in {path.name}"
-        )
+    def _check(self, kind: str, terms: dict[str, float]) -> None:
+        """Stops at a loss of a task that is not finite or far above that task's recent mean."""
+        total, mean = sum(terms.values()), self.clock.mean_loss.get(kind, 0.0)
+        spike = self.clock.step > SPIKE_AFTER and total > self.config.spike * mean > 0
+        if spike or not math.isfinite(total):
+            self._stop(f"{kind}: loss {total:.4g} ({terms}), mean before {mean:.4g}")
+
+    def _stop(self, why: str) -> NoReturn:
+        for batch in self._batches:
+            path = self.folder / f"stopped-{self.processes.rank}-{batch.kind}.safetensors"
+            save_file(_tensors(batch), path, {"step": str(self.clock.step), "kind": batch.kind})
+        raise TrainingStoppedError(f"step {self.clock.step}, {why}; its batch is in {path.name}")
 
     def _update(self) -> None:
-        clip_gradients(self.learner, self.config.clip_norm)
+        norm = float(clip_gradients(self.learner, self.config.clip_norm))
+        if not math.isfinite(norm):  # the weights are still those before
+            self._stop(f"gradient of norm {norm}")
         for optimizer in self.optimizers:
             optimizer.step()
             optimizer.zero_grad()
         self.learner.follow(momentum_at(self.progress, self.config.self_supervision.momentum))
 
     def _after(self, terms: dict[str, float]) -> None:
-        clock, total = self.clock, sum(terms.values())
-        clock.mean_loss = total if clock.step == 0 else 0.98 * clock.mean_loss + 0.02 * total
+        clock = self.clock
+        for kind in self.config.kinds:
+            total = sum(value for name, value in terms.items() if name.startswith(f"{kind}/"))
+            clock.mean_loss[kind] = 0.98 * clock.mean_loss.get(kind, total) + 0.02 * total
         clock.step += 1
         now = time.monotonic()
         clock.elapsed_s = _agreed(clock.elapsed_s + now - self._mark, self.processes)

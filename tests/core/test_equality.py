@@ -122,6 +122,19 @@ def test_streams_that_step_and_reset_at_different_moments(
             assert cache.frame_count(row) == clip.shape[1]
 
 
+@PROPERTY
+@given(fields=backbones, away=st.integers(1, 40))
+@torch.inference_mode()
+def test_a_clip_with_frames_far_apart_is_a_stream_that_forgot_those_between(make_backbone, assert_same, fields, away):
+    backbone, grid_hw = make_backbone(**fields), (2, 2)
+    images = random_images(0, 1, away + 1, grid_hw, fields["patch_px"])
+    cache = KVCache(backbone.config, grid_hw=grid_hw, streams=1, window=1, sink=1)
+    streamed = joined([backbone(image, cache) for image in images.split(1, dim=1)])
+    clip = tensors_of(backbone(images[:, [0, away]], frame_index_T=torch.tensor([0, away])))
+    for name, value in clip.items():
+        assert_same(f"{away} frames later: {name}", streamed[name][:, [0, away]], value)
+
+
 @settings(PROPERTY, max_examples=12)  # FlexAttention's masks are slow to make
 @given(
     frames=st.integers(1, 5),

@@ -16,6 +16,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_run import MODEL, koleo_of_share, small_run
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch._dynamo.testing import CompileCounter
 
 from omnistream_core.config import BackboneConfig
@@ -25,7 +26,7 @@ from omnistream_core.model import OmniStreamModel, build_model
 from omnistream_core.pretraining.config import ParallelConfig, Stage, Task
 from omnistream_core.pretraining.data import generator_for
 from omnistream_core.pretraining.export import export_checkpoint
-from omnistream_core.pretraining.feed import Feed, StageStart, bounded_visibility, draw_frames, draw_visibility
+from omnistream_core.pretraining.feed import Feed, StageStart, bounded_visibility, draw_frames, draw_memory
 from omnistream_core.pretraining.learner import Learner
 from omnistream_core.pretraining.monitor import Speedometer
 from omnistream_core.pretraining.objectives import koleo_loss
@@ -160,13 +161,13 @@ def test_two_processes_compute_what_one_does(smooth, tmp_path, sharding):
 
 def test_a_spike_stops_the_run_and_leaves_the_batch(tmp_path):
     run = Run(small_run(steps=1000), tmp_path)
-    run.clock.step, run.clock.mean_loss = 100, 1e-3
+    run.clock.step, run.clock.mean_loss = 100, {"geometry": 1e-3, "image": 1e9}
     with (
         pytest.raises(TrainingStoppedError, match=r"step 100, geometry: loss .* mean before 0\.001; .*stopped-0"),
         run.monitor,
     ):
         run.step()
-    kept = load_file(tmp_path / "stopped-0.safetensors")
+    kept = load_file(tmp_path / "stopped-0-geometry.safetensors")
     assert kept["images_BT3HW"].dtype == torch.uint8 and "truth.depth_m_BTHW" in kept
 
 
@@ -176,6 +177,34 @@ def test_a_loss_that_is_no_number_stops_the_run(tmp_path):
         run.learner.model.backbone.norm.weight[0] = float("nan")
     with pytest.raises(TrainingStoppedError, match="loss nan"), run.monitor:
         run.step()
+
+
+def test_a_gradient_that_is_no_number_stops_the_run_before_it_spoils_the_weights(tmp_path):
+    run = Run(small_run(), tmp_path)
+    before = {name: value.clone() for name, value in run.learner.state_dict().items()}
+    first = next(run.learner.model.parameters())
+    first.register_hook(lambda gradient: gradient * float("inf"))
+    with pytest.raises(TrainingStoppedError, match=r"gradient of norm (nan|inf)"), run.monitor:
+        run.step()
+    assert all(torch.equal(value, before[name]) for name, value in run.learner.state_dict().items())
+    assert {path.name for path in tmp_path.glob("stopped-*")} == {
+        f"stopped-0-{kind}.safetensors" for kind in ("geometry", "image", "video")
+    }
+
+
+def test_a_run_draws_pictures_and_tells_its_speed(tmp_path):
+    train(small_run(steps=2, pictures_every=2, log_every=1), tmp_path)
+    assert (tmp_path / "sample.png").stat().st_size > 1000
+    line = json.loads((tmp_path / "log.jsonl").read_text().splitlines()[-1])
+    assert line["frames_per_s"] > 0 and line["peak_memory_gb"] > 0
+    board = EventAccumulator(str(tmp_path / "tensorboard")).Reload()
+    assert board.Scalars("frames_per_s")[-1].value == pytest.approx(line["frames_per_s"])
+    assert board.Tags()["images"] == ["depth"]
+
+
+def test_shards_that_cannot_be_shared_among_the_processes_are_refused():
+    with pytest.raises(ConfigError, match="2 data shards for 3 processes"):
+        Feed(small_run(), Processes(rank=0, count=3), None)
 
 
 def test_every_trained_parameter_gets_a_gradient_and_teachers_none():
@@ -263,9 +292,13 @@ def test_visibility_is_that_of_a_bounded_memory():
         [0, 4, 5],
     ]
     config = small_run().memory
-    drawn = [draw_visibility(8, config, generator_for(0, "memory", n)) for n in range(200)]
-    bounded = [v for v in drawn if v is not None]
+    drawn = [draw_memory(8, config, generator_for(0, "memory", n)) for n in range(200)]
+    bounded = [v for v, _ in drawn if v is not None]
     assert 60 < len(bounded) < 140 and all(v.diagonal().all() and not v.triu(1).any() for v in bounded)
+    jumps = [(index_T.diff() - 1).tolist() for _, index_T in drawn if index_T is not None]
+    absent = [max(steps) for steps in jumps]
+    assert all(sorted(steps)[:-1] == [0] * 6 for steps in jumps), "one jump at most, right after the first frames"
+    assert max(absent) > 100 and max(absent) <= config.longest_absence and 0 in absent
     shown = [draw_frames(8, config, generator_for(0, "frames", n)) for n in range(200)]
     assert all(s[0] == 0 and s == sorted(set(s)) and 5 <= len(s) <= 8 for s in shown)
     assert 60 < sum(len(s) < 8 for s in shown) < 140

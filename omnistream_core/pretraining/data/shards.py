@@ -8,6 +8,7 @@ A shard holds ``images_F3HW`` (uint8 RGB), ``depth_mm_FHW`` (uint16, 0 where unk
 
 from __future__ import annotations
 
+import logging
 import math
 from collections import Counter
 from collections.abc import Iterable
@@ -24,6 +25,8 @@ from omnistream_core.errors import OmniStreamError
 from omnistream_core.pretraining.data.batch import Batch, stacked
 from omnistream_core.pretraining.world import ClipBatch
 from omnistream_core.types import Frame
+
+logger = logging.getLogger(__name__)
 
 TOLERATED = 0.01  # share of broken clips that a run puts up with
 JUDGED_AFTER = 100  # clips, before which a share says nothing
@@ -53,6 +56,7 @@ class Ledger:
         """
         self.seen += 1
         self.skipped.append((name, reason))
+        logger.warning("skipped %s: %s (%d of %d)", name, reason, len(self.skipped), self.seen)
         if len(self.skipped) > TOLERATED * max(self.seen, JUDGED_AFTER):
             reasons = ", ".join(f"{count} x {why}" for why, count in Counter(r for _, r in self.skipped).most_common())
             raise BadDataError(
@@ -74,6 +78,9 @@ def write_shard(path: Path, frames: Iterable[Frame], size_hw: tuple[int, int], l
         name = f"{path.stem}, frame {frame.index}"
         if frame.image_HW3.size == 0 or frame.image_HW3.ndim != 3:
             ledger.bad(name, "empty image")
+            continue
+        if frame.camera is not None and not _is_camera(torch.as_tensor(frame.camera.matrix_33), frame.camera.width_px):
+            ledger.bad(name, "wrong intrinsics")
             continue
         rows.append(_row(frame, size_hw))
         ledger.good()
@@ -127,7 +134,7 @@ class ShardClips:
             place, stride = torch.rand(2, generator=generator).tolist()
             try:
                 clip = self._read(path, frames, place, self.strides[int(stride * len(self.strides))])
-            except (BrokenClip, SafetensorError, OSError) as error:
+            except (BrokenClip, SafetensorError, OSError, torch.linalg.LinAlgError) as error:
                 self.ledger.bad(path.name, error.args[0] if isinstance(error, BrokenClip) else "unreadable shard")
                 continue
             self.ledger.good()
@@ -174,9 +181,13 @@ def _check_geometry(depth_m_THW: Tensor, poses_T44: Tensor, matrices_T33: Tensor
         raise BrokenClip("missing depth")
     if not poses_T44.isfinite().all():
         raise BrokenClip("missing pose")
-    focal_T2 = matrices_T33[:, (0, 1), (0, 1)]
-    if not matrices_T33.isfinite().all() or not (focal_T2 > 0).all():
+    if not all(_is_camera(matrix_33, width) for matrix_33 in matrices_T33):
         raise BrokenClip("wrong intrinsics")
-    fov = 2 * math.atan(width / 2 / float(focal_T2[0, 0]))
-    if not math.radians(5) < fov < math.radians(170):
-        raise BrokenClip("wrong intrinsics")
+
+
+def _is_camera(matrix_33: Tensor, width: int) -> bool:
+    """Whether it is finite, with positive focal lengths and a field of view of 5 to 170 degrees."""
+    focal_x, focal_y = float(matrix_33[0, 0]), float(matrix_33[1, 1])
+    if not matrix_33.isfinite().all() or min(focal_x, focal_y) <= 0:
+        return False
+    return 5 < math.degrees(2 * math.atan(width / 2 / focal_x)) < 170
