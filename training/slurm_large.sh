@@ -15,4 +15,4 @@ head_node=$(scontrol show hostnames "$SLURM_JOB_NODELIST" | head -n 1)
 # A requeued job finds the newest state in runs/large and goes on from there.
 srun .venv/bin/torchrun --nnodes "$SLURM_NNODES" --nproc-per-node 8 \
   --rdzv-backend c10d --rdzv-endpoint "$head_node:29500" --rdzv-id "$SLURM_JOB_ID" \
-  -m training.pretrain large --out runs/large --start "$start" "$@"
+  -m training.pretrain "${RECIPE:-large}" --out "runs/${RECIPE:-large}" --start "$start" "$@"
