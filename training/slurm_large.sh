@@ -1,5 +1,8 @@
 #!/usr/bin/env bash
 # `large` on 8 nodes of 8 GPUs: sbatch training/slurm_large.sh DINOV3_FOLDER [more options of training.pretrain]
+# then the second stage, at 512 px, from what the first one leaves:
+#   python -m training.pretrain large --out runs/large --export runs/large/checkpoint
+#   RECIPE=large-512 sbatch training/slurm_large.sh runs/large/checkpoint
 #SBATCH --job-name=omnistream-large
 #SBATCH --nodes=8
 #SBATCH --ntasks-per-node=1
