@@ -28,7 +28,7 @@ from PIL import Image
 from torch import Tensor
 
 from lerobot_policy_omnistream.encoder import build_encoder
-from lerobot_policy_omnistream.feature_cache import build_feature_cache, open_blocks
+from lerobot_policy_omnistream.feature_cache import build_feature_cache, dataset_hash, open_blocks
 from lerobot_policy_omnistream.training import TrainSettings, train_policy
 
 CAMERA = "observation.images.cam_high"
@@ -99,7 +99,7 @@ def train_candidate(name: str, dataset: LeRobotDataset, minutes: float, runs: Pa
 def features(dataset: LeRobotDataset, settings: dict[str, Any], runs: Path) -> tuple[Path, float]:
     """The feature cache of a backbone, made where it is missing, and the processor seconds it took."""
     encoder = build_encoder(PreTrainedConfig.get_choice_class("omnistream")(**COMMON, **settings))
-    out = runs / f"features_{encoder.key()['backbone']}"
+    out = runs / f"features_{encoder.key()['backbone']}_{dataset_hash(dataset.root)}"
     cost = out.with_suffix(".json")
     if not cost.exists():
         started_s = time.process_time()

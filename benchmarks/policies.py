@@ -44,7 +44,7 @@ from lerobot_env_omnistream import MetaworldEnvConfig, RobosuiteEnvConfig
 from lerobot_env_omnistream.environments import EnvConfig
 from lerobot_env_omnistream.recording import record
 from lerobot_policy_omnistream.encoder import build_encoder
-from lerobot_policy_omnistream.feature_cache import build_feature_cache, open_blocks
+from lerobot_policy_omnistream.feature_cache import build_feature_cache, dataset_hash, open_blocks
 from lerobot_policy_omnistream.training import TrainSettings, train_policy
 from training.policies import (
     METAWORLD_IMAGE_SIZE_PX,
@@ -132,7 +132,7 @@ def features(task: str, recipe: PolicyRecipe, places: Places) -> tuple[Path, flo
     root, encoder = places.dataset(task), build_encoder(config_of(recipe))
     cameras = cameras_of(environment(task))
     blocks = open_blocks("local/dataset", root, cameras)
-    out = places.runs / task / f"features_{short_hash([encoder.key(), blocks.meta.total_frames])}"
+    out = places.runs / task / f"features_{short_hash([encoder.key(), dataset_hash(root)])}"
     cost = out.with_suffix(".json")
     spent_s = json.loads(cost.read_text())["processor_s"] if cost.exists() else 0.0
     if not out.exists():
@@ -336,10 +336,10 @@ def run_task(task: str, arguments: argparse.Namespace) -> None:
             write_entry(places.json, (suite_of(task), task, name, perturbation), value)
 
 
-def demonstrations(dataset: Path) -> dict[str, int]:
+def demonstrations(dataset: Path) -> dict[str, Any]:
     """How much a policy learned from."""
     info = json.loads((dataset / "meta" / "info.json").read_text())
-    return {"episodes": info["total_episodes"], "frames": info["total_frames"]}
+    return {"episodes": info["total_episodes"], "frames": info["total_frames"], "hash": dataset_hash(dataset)}
 
 
 def main() -> None:

@@ -5,7 +5,8 @@
 ``ours``   the world rendered in batches with compiled kernels, each clip seen as often as the recipe says; attention
            of a clip without hidden keys (CPU) or with a block mask (CUDA); blocks as the recipe compiles them
 ``naive``  every clip rendered by itself, when it is needed, without compilation; attention as softmax of a product
-           under a dense mask; nothing compiled; float32
+           under a dense mask; nothing compiled
+``naive float32``  the same without bfloat16; the losses of ours are held against it
 
 Both train the geometry objective on batches of the same size. A step of ours is the mean over all steps that one
 rendered chunk serves, its rendering included. Model FLOPs are counted by torch's counter on one step of ours, forward
@@ -23,6 +24,7 @@ import json
 import sys
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -84,6 +86,10 @@ class Ours:
         task, stage = self.config.tasks[0], self.config.stages[0]
         return self.feed.batch(task, self.number, stage, StageStart(), with_gram=False)
 
+    def render(self, number: int) -> None:
+        """One chunk of clips, and nothing else."""
+        self.feed.worlds[0].chunk(number, frames=self.config.stages[0].frames)
+
     def __call__(self) -> None:
         update(self.module, self.batch(), self.optimizers, self.config)
         self.number += 1
@@ -93,7 +99,7 @@ class Naive:
     """The same step without any of it."""
 
     def __init__(self, config: TrainConfig) -> None:
-        self.config, self.seed = replace(config, bf16=False), 0
+        self.config, self.seed = config, 0
         self.learner = Learner(config).train()
         self.optimizers = make_optimizers(self.learner, config)
 
@@ -182,17 +188,20 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     config = recipe(options)
-    ours, naive = Ours(config), Naive(config)
-    curves = losses(ours, naive, options.loss_steps)  # warms up as well: compilation, first allocations
+    ours, naive, exact = Ours(config), Naive(config), Naive(replace(config, bf16=False))
+    curves = losses(ours, exact, options.loss_steps)  # warms up as well: compilation, first allocations
     batch = ours.batch()
     with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
         sum(ours.learner(batch).values()).backward()
     ours.learner.zero_grad()
     device, cycle = torch.device(config.device), ours.steps_per_chunk
-    steps_s: dict[str, list[float]] = {"ours": [], "naive": []}
+    steps_s: dict[str, list[float]] = {"ours": [], "naive": [], "naive float32": []}
+    world_s = []
     naive()
-    for _ in range(options.repeats):
+    for number in range(options.repeats):
         steps_s["naive"].append(seconds(naive, device))
+        steps_s["naive float32"].append(seconds(exact, device))
+        world_s.append(seconds(partial(ours.render, 1000 + number), device))
         steps_s["ours"].append(sum(seconds(ours, device) for _ in range(cycle)) / cycle)
     frames, dtype = options.clips * options.frames, torch.bfloat16 if options.bf16 else torch.float32
     peak = product_flops_per_s(dtype, device)
@@ -216,13 +225,15 @@ def main() -> None:
         "step_gflop": counter.get_total_flops() / 1e9,
         "peak_memory_gb": peak_memory_bytes(config.device) / 1e9,
         "speedup": speedup,
+        "world_frames_per_s": config.data.chunk_clips * options.frames / median(world_s),
         "losses": curves,
         "losses_apart": apart(curves),
         "loss_bound": LOSS_BOUND,
     }
     for row in rows:
         speed = f"{row['s_per_step_p50']:.3f} s/step  {row['frames_per_s']:.0f} frames/s"
-        print(f"{row['variant']:6} {speed}  MFU {row['mfu']:.1%}")
+        print(f"{row['variant']:13} {speed}  MFU {row['mfu']:.1%}")
+    print(f"the world alone {known['world_frames_per_s']:.0f} frames/s")
     print(f"{speedup:.2f}x; losses {apart(curves):.2%} apart over {options.loss_steps} steps")
     if options.json:
         options.json.parent.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,9 @@ LD_PRELOAD=libjemalloc.so.2 MALLOC_CONF=thp:always
 from __future__ import annotations
 
 import argparse
+import json
 import logging
+import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import islice
@@ -22,6 +24,10 @@ from pathlib import Path
 
 import torch
 
+from omnistream_core.config import StreamConfig
+from omnistream_core.errors import ConfigError
+from omnistream_core.evaluation.world import PROBES, WorldEvaluation, evaluate_world
+from omnistream_core.model import OmniStreamModel
 from omnistream_core.pretraining.config import TrainConfig
 from omnistream_core.pretraining.data import WorldPool
 from omnistream_core.pretraining.export import export_checkpoint
@@ -32,6 +38,14 @@ RECIPES: dict[str, Callable[..., TrainConfig]] = {
     **{"tiny": recipes.tiny, "small": recipes.small},
     **{"small-cpu": recipes.small_cpu, "large": recipes.large, "large-512": recipes.large_512},
 }
+# As omnistream eval world --quick --no-compare.
+MILESTONE = WorldEvaluation(
+    probes=tuple(name for name in PROBES if name != "questions"),
+    judge_clips=16,
+    fit_clips=32,
+    jf_clips=6,
+    compared=False,
+)
 TOKENIZER_CLIPS = 512  # whose words the small decoder's tokenizer is made from
 
 
@@ -44,8 +58,28 @@ def main() -> None:
         facts = export_checkpoint(config, arguments.out, arguments.export, shard_bytes=shard_bytes)
         logging.info("%s: step %d, %d frames", arguments.export, facts["step"], facts["frames"])
         return
+    if arguments.milestone_minutes is not None:
+        train_by_milestones(config, arguments.out, 60 * arguments.milestone_minutes)
+        return
     pause_after_s = None if arguments.pause_after is None else 60 * arguments.pause_after
     train(config, arguments.out, texts(config), pause_after_s=pause_after_s)
+
+
+def train_by_milestones(config: TrainConfig, folder: Path, every_s: float) -> None:
+    """Train to the end, and at every milestone judge the frozen backbone: ``world-<step>.json`` in ``folder``."""
+    if "RANK" in os.environ:
+        raise ConfigError("milestones are for one process; evaluate what torchrun trains with omnistream eval world")
+    done = False
+    while not done:
+        train(config, folder, texts(config), pause_after_s=every_s)
+        facts = export_checkpoint(config, folder, folder / "checkpoint")
+        minutes = facts["elapsed_s"] / 60
+        done = minutes >= config.minutes if config.steps is None else facts["step"] >= config.steps
+        figures = evaluate_world(OmniStreamModel.from_pretrained(folder / "checkpoint"), StreamConfig(), MILESTONE)
+        (folder / f"world-{facts['step']:08d}.json").write_text(json.dumps(figures, indent=1) + "\n")
+        shown = ("abs_rel", "ate_ratio", "knn_top1", "motion_order", "jf")
+        told = ", ".join(f"{name} {figures[name]:.3f}" for name in shown if name in figures)
+        logging.info("milestone at step %d: %s", facts["step"], told)
 
 
 def parse() -> argparse.Namespace:
@@ -56,6 +90,7 @@ def parse() -> argparse.Namespace:
     length.add_argument("--minutes", type=float, help="length by the clock, earlier starts included")
     length.add_argument("--steps", type=int, help="length in updates; the same every time")
     parser.add_argument("--pause-after", type=float, help="minutes after which this start saves and ends")
+    parser.add_argument("--milestone-minutes", type=float, help="probe the frozen backbone after every so many minutes")
     parser.add_argument("--only", nargs="+", choices=recipes.OBJECTIVES, help="these objectives alone")
     parser.add_argument("--start", help="checkpoint folder whose weights the run begins with")
     parser.add_argument("--reset-confidence", action="store_true", help="revives one that sank to its floor")

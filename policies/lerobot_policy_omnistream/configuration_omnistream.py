@@ -9,6 +9,7 @@ from lerobot.configs import FeatureType, NormalizationMode, PolicyFeature, PreTr
 from lerobot.optim import AdamWConfig, CosineDecayWithWarmupSchedulerConfig
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.utils.constants import ACTION, OBS_STATE
+from lerobot.utils.feature_utils import dataset_to_policy_features
 
 from lerobot_policy_omnistream.errors import PolicyError
 
@@ -105,6 +106,8 @@ class OmnistreamConfig(PreTrainedConfig):
     backbone_config: dict[str, Any] | None = None
     # Rate of the dataset, Hz.
     fps: float | None = None
+    # Numbers of an action.
+    action_size: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -195,6 +198,24 @@ class OmnistreamConfig(PreTrainedConfig):
         if self.action_feature is None:
             raise PolicyError(f"no {ACTION!r} among the outputs: {', '.join(self.output_features or {}) or 'none'}")
         self.input_features = self.used_features()
+
+    def check_dataset(self, features: dict[str, dict[str, Any]]) -> None:
+        """Whether the policy can be trained on a dataset of these ``features``.
+
+        Raises:
+            PolicyError: a key that it lacks, or that has another size; both sides are named.
+        """
+        theirs = dataset_to_policy_features(features)
+        for key, feature in self.used_features().items():
+            if key not in theirs:
+                raise PolicyError(f"the policy reads {key!r}; the dataset has {', '.join(theirs)}")
+            if tuple(theirs[key].shape) != tuple(feature.shape):
+                raise PolicyError(
+                    f"{key!r} is {tuple(feature.shape)} for the policy, {theirs[key].shape} in the dataset"
+                )
+        size = theirs[ACTION].shape[0] if ACTION in theirs else None
+        if self.action_size not in (None, size):
+            raise PolicyError(f"the policy's actions have {self.action_size} numbers, the dataset's {size}")
 
     def used_features(self) -> dict[str, PolicyFeature]:
         """The inputs that the policy reads."""

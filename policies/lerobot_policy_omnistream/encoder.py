@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import torch
@@ -88,6 +88,7 @@ class Encoder(nn.Module):
         """All that decides the features of an episode, as plain values."""
         return {
             "backbone": weights_hash(self.backbone),
+            "architecture": json.loads(json.dumps(asdict(self.backbone.config))),
             "preprocess": [list(self.preprocess.mean), list(self.preprocess.std), self.preprocess.area_px],
             "levels": list(self.levels),
             "stream_frames": self.stream_frames,
@@ -161,25 +162,31 @@ class Streams:
 def build_encoder(config: OmnistreamConfig) -> Encoder:
     """The encoder with its backbone's weights; writes ``config.backbone_config``.
 
-    Where the checkpoint is gone but the policy was saved, the backbone is built of ``backbone_config`` and filled with
-    NaN, for the saved weights to replace.
-
     Raises:
         PolicyError: no such backbone.
     """
     try:
         model_config, tensors = _read_backbone(config.backbone)
     except (CheckpointError, ConfigError) as error:
-        if config.backbone_config is None:
-            raise PolicyError(f"backbone {config.backbone!r}: {error}") from error
-        model_config, tensors = ModelConfig.from_dict(config.backbone_config), None
+        raise PolicyError(f"backbone {config.backbone!r}: {error}") from error
     config.backbone_config = json.loads(json.dumps(replace(model_config, heads=None).to_dict()))
     encoder = Encoder(model_config, config)
-    if tensors is None:
-        for parameter in encoder.parameters():
-            nn.init.constant_(parameter, float("nan"))
-    else:
-        encoder.backbone.load_state_dict(tensors)
+    encoder.backbone.load_state_dict(tensors)
+    return encoder.eval().requires_grad_(not config.freeze_backbone)
+
+
+def saved_encoder(config: OmnistreamConfig) -> Encoder:
+    """The encoder of a saved policy, whatever has become of the checkpoint it was made from: built of
+    ``config.backbone_config`` and filled with NaN, for the saved weights to replace.
+
+    Raises:
+        PolicyError: a policy that was saved without.
+    """
+    if config.backbone_config is None:
+        raise PolicyError("the saved policy does not say what its backbone is built of (backbone_config)")
+    encoder = Encoder(ModelConfig.from_dict(config.backbone_config), config)
+    for parameter in encoder.parameters():
+        nn.init.constant_(parameter, float("nan"))
     return encoder.eval().requires_grad_(not config.freeze_backbone)
 
 

@@ -8,6 +8,7 @@ Shape letters: B samples, N patches, D channels, H W pixels.
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -34,6 +35,7 @@ class CacheInfo:
 
     Attributes:
         key: what the features depend on; see ``Encoder.key``.
+        dataset: ``dataset_hash`` of what was streamed.
         frames: of the dataset, by their absolute index.
         copies: the dataset itself and augmented copies.
         dtype: bfloat16 or float32.
@@ -41,6 +43,7 @@ class CacheInfo:
     """
 
     key: dict[str, Any]
+    dataset: str
     frames: int
     copies: int
     dtype: str
@@ -75,20 +78,38 @@ class FeatureCache:
                 )
         self._maps = {camera: _map(self.folder, camera, self.info, "r") for camera in cameras}
 
-    def check_frames(self, frames: int) -> None:
-        """Raises PolicyError unless the cache is of a dataset of so many frames."""
-        if self.info.frames != frames:
-            raise PolicyError(f"feature cache {self.folder} is of {self.info.frames} frames, the dataset has {frames}")
+    def check_dataset(self, meta: Any) -> None:
+        """Raises PolicyError unless the cache was made of the very recordings that ``meta`` describes."""
+        if self.info.frames != meta.total_frames:
+            raise PolicyError(
+                f"feature cache {self.folder} is of {self.info.frames} frames, the dataset has {meta.total_frames}"
+            )
+        if self.info.dataset != dataset_hash(meta.root):
+            raise PolicyError(f"feature cache {self.folder} is of other recordings than {meta.root}; make a new one")
 
-    def read(self, camera: str, index_B: Tensor) -> Tensor:
-        """(B, N, D) float32 features of frames, each from a random copy."""
+    def read(self, index_B: Tensor, *, augmented: bool = True) -> dict[str, Tensor]:
+        """(B, N, D) float32 features of frames by camera; each frame from a random copy, the same for all cameras, or
+        all from the dataset as it is."""
         index_B = index_B.reshape(-1).cpu()
-        if self.info.copies > 1:
-            copy_B = torch.randint(self.info.copies, index_B.shape).numpy()
-        else:
-            copy_B = np.zeros(len(index_B), dtype=np.int64)
-        values = torch.from_numpy(self._maps[camera][copy_B, index_B.numpy()])
-        return values.view(DTYPES[self.info.dtype][0]).float()
+        copy_B = torch.zeros_like(index_B)
+        if augmented and self.info.copies > 1:
+            copy_B = torch.randint(self.info.copies, index_B.shape)
+        return {camera: self._values(file[copy_B.numpy(), index_B.numpy()]) for camera, file in self._maps.items()}
+
+    def _values(self, stored: np.ndarray) -> Tensor:
+        return torch.from_numpy(stored).view(DTYPES[self.info.dtype][0]).float()
+
+
+def dataset_hash(root: str | Path) -> str:
+    """A short name of a LeRobotDataset's recordings: of all its tables and videos, to the byte."""
+    digest = hashlib.sha256()
+    for kind in ("data", "videos"):
+        for file in sorted(path for path in (Path(root) / kind).rglob("*") if path.is_file()):
+            digest.update(f"{file.relative_to(root).as_posix()} {file.stat().st_size}".encode())
+            with file.open("rb") as content:
+                while block := content.read(1 << 20):
+                    digest.update(block)
+    return digest.hexdigest()[:16]
 
 
 def read_info(folder: Path) -> CacheInfo:
@@ -123,6 +144,7 @@ def build_feature_cache(
     features = dataset_to_policy_features(dataset.meta.features)
     info = CacheInfo(
         key=encoder.key(),
+        dataset=dataset_hash(dataset.meta.root),
         frames=dataset.meta.total_frames,
         copies=copies,
         dtype=dtype,
@@ -141,7 +163,7 @@ def build_feature_cache(
             for file in maps.values():
                 file.flush()
             done.add(episode)
-            (partial / "done.json").write_text(json.dumps(sorted(done)))
+            _write_whole(partial / "done.json", sorted(done))
         show(episode + 1)
     for note in ("begun.json", "done.json"):
         (partial / note).unlink(missing_ok=True)
@@ -241,6 +263,13 @@ def _begin_or_resume(partial: Path, info: CacheInfo) -> set[int]:
         _map(partial, camera, info, "w+")
     begun.write_text(json.dumps(_plain(info)))
     return set()
+
+
+def _write_whole(path: Path, value: Any) -> None:
+    """A reader finds the old file or the new one, never half of it."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value))
+    temporary.replace(path)
 
 
 def _plain(info: CacheInfo) -> Any:

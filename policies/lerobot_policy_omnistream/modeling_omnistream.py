@@ -6,9 +6,11 @@ Shape letters: B samples or rows, T frames or steps, N patches, S tokens of the 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Any
 
 import torch
+from lerobot.configs import PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 from lerobot.utils.constants import ACTION
@@ -16,7 +18,7 @@ from torch import Tensor
 
 from lerobot_policy_omnistream.acting import Ensemble, Plans
 from lerobot_policy_omnistream.configuration_omnistream import OmnistreamConfig
-from lerobot_policy_omnistream.encoder import Streams, build_encoder
+from lerobot_policy_omnistream.encoder import Streams, build_encoder, saved_encoder
 from lerobot_policy_omnistream.errors import PolicyError
 from lerobot_policy_omnistream.feature_cache import FeatureCache
 from lerobot_policy_omnistream.heads import HEADS, Context, OldChunk
@@ -34,6 +36,7 @@ class OmnistreamPolicy(PreTrainedPolicy):
     Args:
         config: with ``input_features`` and ``output_features`` set, as LeRobot's ``make_policy`` does.
         dataset_meta: of the dataset it will be trained on; its rate is taken over.
+        saved: whether saved weights follow, those of the backbone too.
 
     Raises:
         PolicyError: features that do not fit, an unknown backbone or text encoder, a foreign feature cache.
@@ -42,25 +45,28 @@ class OmnistreamPolicy(PreTrainedPolicy):
     config_class = OmnistreamConfig
     name = "omnistream"
 
-    def __init__(self, config: OmnistreamConfig, *, dataset_meta: Any = None, **kwargs: Any) -> None:
+    def __init__(
+        self, config: OmnistreamConfig, *, dataset_meta: Any = None, saved: bool = False, **kwargs: Any
+    ) -> None:
         super().__init__(config)
         config.validate_features()
         if dataset_meta is not None:
+            config.check_dataset(dataset_meta.features)
             config.fps = float(dataset_meta.fps)
-        self.encoder = build_encoder(config)
+        self.encoder = saved_encoder(config) if saved else build_encoder(config)
         self.text_encoder = None if config.text_encoder is None else TextEncoder(config.text_encoder)
         self._cameras = list(config.image_features)
         state_size = sum(config.input_features[key].shape[0] for key in config.proprioception)
         text_width = None if self.text_encoder is None else self.text_encoder.width
         self.context = Context(config, self._cameras, self.encoder.width, state_size, text_width)
-        self._action_size = config.action_feature.shape[0]
+        self._action_size = config.action_size = config.action_feature.shape[0]
         self.head = HEADS[config.head](config, self.context.tokens, self._action_size)
         self._grids_hw = {
             key: self.encoder.grid_hw(feature.shape[-2:]) for key, feature in config.image_features.items()
         }
         self._feature_cache: FeatureCache | None = None
         if config.feature_cache and dataset_meta is not None:
-            self._open_feature_cache().check_frames(dataset_meta.total_frames)
+            self._open_feature_cache().check_dataset(dataset_meta)
         self.init_rtc_processor()
         self.reset()
 
@@ -139,6 +145,15 @@ class OmnistreamPolicy(PreTrainedPolicy):
         self.rtc_processor = RTCProcessor(rtc) if rtc is not None and rtc.enabled else None
 
     @classmethod
+    def from_pretrained(
+        cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None, **kwargs: Any
+    ) -> OmnistreamPolicy:
+        """As LeRobot's; the backbone is the saved one, whatever has become of the checkpoint it came from."""
+        if config is None:
+            config = PreTrainedConfig.from_pretrained(pretrained_name_or_path, **kwargs)
+        return super().from_pretrained(pretrained_name_or_path, config=config, saved=True, **kwargs)
+
+    @classmethod
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:
         """Always strictly: a policy with missing weights is no policy."""
         return super()._load_as_safetensor(model, model_file, map_location, strict=True)
@@ -170,8 +185,8 @@ class OmnistreamPolicy(PreTrainedPolicy):
 
     def _training_features(self, batch: Batch) -> dict[str, Tensor]:
         if self.config.feature_cache:
-            cache, device = self._open_feature_cache(), batch[ACTION].device
-            return {camera: cache.read(camera, batch["index"]).to(device) for camera in self._cameras}
+            features = self._open_feature_cache().read(batch["index"], augmented=self.training)
+            return {camera: value.to(batch[ACTION].device) for camera, value in features.items()}
         with torch.set_grad_enabled(not self.config.freeze_backbone and torch.is_grad_enabled()):
             return {camera: self._clip_features(batch, camera) for camera in self._cameras}
 

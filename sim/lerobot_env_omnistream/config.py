@@ -170,6 +170,8 @@ class RobosuiteEnvConfig(EnvConfig):
             raise SimError(f"there is no expert for {self.task!r}; there are: {', '.join(SCRIPTS)}")
         if not self.cameras or not self.state_keys:
             raise SimError("a recording needs at least one camera and one state key")
+        if self.depth:
+            raise SimError("depth is not recorded: LeRobot's datasets have no such feature; leave depth at false")
 
 
 def vector_of(make_one: Callable[[], gym.Env], n_envs: int, use_async_envs: bool) -> gym.vector.VectorEnv:

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import random
 from collections import deque
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
 
 from lerobot_env_omnistream import geometry, tasks
-from lerobot_env_omnistream.config import RobosuiteEnvConfig
 from lerobot_env_omnistream.errors import SimError
 from lerobot_env_omnistream.experts import Expert
 from lerobot_env_omnistream.rendering import CameraRenderer
 from lerobot_env_omnistream.stress import ActionNoise, Disturbances, SensorFaults
+
+if TYPE_CHECKING:
+    from lerobot_env_omnistream.config import RobosuiteEnvConfig
 
 
 class RobosuiteEnv(gym.Env):

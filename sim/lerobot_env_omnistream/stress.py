@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import xml.etree.ElementTree as ET
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from scipy.spatial.transform import Rotation
 
 from lerobot_env_omnistream import tasks
-from lerobot_env_omnistream.config import RobosuiteEnvConfig
 from lerobot_env_omnistream.rendering import CameraRenderer
+
+if TYPE_CHECKING:
+    from lerobot_env_omnistream.config import RobosuiteEnvConfig
 
 MODEL_FIELDS = ("cam_pos", "cam_quat", "light_pos", "light_diffuse", "light_ambient", "light_specular", "tex_data")
 DISTRACTOR_SHAPES = ("box", "sphere", "cylinder")

@@ -44,9 +44,9 @@ def small_config(**settings) -> OmnistreamConfig:
     return OmnistreamConfig(**(SMALL | settings))
 
 
-def write_dataset(root, *, action_size: int = ACTION_SIZE, lengths=LENGTHS) -> LeRobotDataset:
+def write_dataset(root, *, action_size: int = ACTION_SIZE, lengths=LENGTHS, seed: int = 0) -> LeRobotDataset:
     """Episodes whose actions follow from what is seen and felt, with a camera matrix as a simulator would add it."""
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(seed)
     images = {
         key: {"dtype": "image", "shape": (*hw, 3), "names": ["height", "width", "channels"]}
         for key, hw in SIZES_HW.items()

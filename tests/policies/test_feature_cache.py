@@ -42,7 +42,8 @@ def test_the_cache_holds_what_the_robot_sees(dataset, tmp_path):
         for _ in range(length):
             frame = dataset[index]
             for camera, seen_1ND in streams.push({key: frame[key][None] for key in SIZES_HW}).items():
-                torch.testing.assert_close(cache.read(camera, torch.tensor([index])), seen_1ND, atol=1e-5, rtol=1e-5)
+                cached_1ND = cache.read(torch.tensor([index]))[camera]
+                torch.testing.assert_close(cached_1ND, seen_1ND, atol=1e-5, rtol=1e-5)
             index += 1
 
 
@@ -61,6 +62,9 @@ def test_a_cache_of_another_dataset_or_none_is_refused(dataset, float_cache, tmp
     other = write_dataset(tmp_path / "other", lengths=(4,))
     with pytest.raises(PolicyError, match="is of 21 frames, the dataset has 4"):
         make(small_config(feature_cache=str(float_cache)), other)
+    again = write_dataset(tmp_path / "again", lengths=LENGTHS, seed=1)
+    with pytest.raises(PolicyError, match=r"is of other recordings than .*again; make a new one"):
+        make(small_config(feature_cache=str(float_cache)), again)
     with pytest.raises(PolicyError, match="is no feature cache; make one: omnistream-cache-features"):
         make(small_config(feature_cache=str(tmp_path / "nothing")), dataset)
     with pytest.raises(PolicyError, match="is another feature cache; choose another folder"):
@@ -106,10 +110,17 @@ def test_augmented_copies_differ_and_the_first_does_not(dataset, tmp_path):
     ours = np.fromfile(out / f"{FRONT}.bin", np.float32).reshape(3, 21, -1)
     assert np.abs(ours[0] - np.fromfile(plain / f"{FRONT}.bin", np.float32).reshape(21, -1)).max() < 1e-4
     assert np.abs(ours[1] - ours[0]).mean() > 1e-2 and np.abs(ours[1] - ours[2]).mean() > 1e-2
-    cache = FeatureCache(out, json.loads((out / "features.json").read_text())["key"], [FRONT])
+    cache = FeatureCache(out, json.loads((out / "features.json").read_text())["key"], list(SIZES_HW))
     torch.manual_seed(0)
-    reads = torch.stack([cache.read(FRONT, torch.tensor([5]))[0].flatten() for _ in range(20)])
-    assert len(reads.unique(dim=0)) == 3, "a sample takes each of the copies now and then"
+    drawn = [cache.read(torch.tensor([5])) for _ in range(20)]
+    for camera in SIZES_HW:
+        reads = torch.stack([sample[camera].flatten() for sample in drawn])
+        assert len(reads.unique(dim=0)) == 3, "a sample takes each of the copies now and then"
+    both = torch.stack([torch.cat([sample[camera].flatten() for camera in SIZES_HW]) for sample in drawn])
+    assert len(both.unique(dim=0)) == 3, "all cameras of a sample see the same change"
+    plain_cache = FeatureCache(plain, cache.info.key, list(SIZES_HW))
+    as_it_is, alone = (c.read(torch.tensor([5]), augmented=False) for c in (cache, plain_cache))
+    torch.testing.assert_close(as_it_is[FRONT], alone[FRONT], atol=1e-4, rtol=1e-4)
 
 
 def test_an_augmentation_is_the_same_for_a_whole_episode():

@@ -8,7 +8,7 @@ import dataclasses
 import pytest
 import torch
 from lerobot.configs import PreTrainedConfig
-from lerobot.policies import make_pre_post_processors
+from lerobot.policies import make_policy, make_pre_post_processors
 from lerobot.policies.factory import get_policy_class
 from torch import nn
 
@@ -17,6 +17,7 @@ from lerobot_policy_omnistream.configuration_omnistream import HEADS
 from lerobot_policy_omnistream.encoder import Streams, build_encoder
 from lerobot_policy_omnistream.heads import AttentivePool
 from lerobot_policy_omnistream.modeling_omnistream import OmnistreamPolicy
+from omnistream_core.config import PreprocessConfig
 
 from .conftest import (
     ACTION_SIZE,
@@ -114,6 +115,32 @@ def test_a_saved_policy_needs_its_backbone_checkpoint_no_more(dataset, tmp_path)
     (tmp_path / "backbone").rename(tmp_path / "elsewhere")
     loaded = OmnistreamPolicy.from_pretrained(tmp_path / "policy")
     assert everything_equal(dict(loaded.encoder.state_dict()), dict(encoder.state_dict()))
+    another = OmniStreamModel.from_pretrained("omnistream-tiny")
+    another.config = dataclasses.replace(another.config, preprocess=PreprocessConfig(mean=(0.1, 0.2, 0.3)))
+    another.save_pretrained(tmp_path / "backbone")
+    loaded = OmnistreamPolicy.from_pretrained(tmp_path / "policy")
+    assert loaded.encoder.preprocess == policy.encoder.preprocess, "the checkpoint of today is not the one of then"
+
+
+def test_a_dataset_that_does_not_fit_a_saved_policy_is_refused_by_name(dataset, tmp_path):
+    make(small_config(), dataset)[0].save_pretrained(tmp_path / "policy")
+
+    def go_on(with_dataset):
+        config = PreTrainedConfig.from_pretrained(tmp_path / "policy")
+        config.pretrained_path = tmp_path / "policy"
+        return make_policy(config, ds_meta=with_dataset.meta)
+
+    assert go_on(dataset).config.action_size == ACTION_SIZE
+    with pytest.raises(PolicyError, match=f"the policy's actions have {ACTION_SIZE} numbers, the dataset's 5"):
+        go_on(write_dataset(tmp_path / "actions", action_size=5, lengths=(4,)))
+    config = small_config()
+    make(config, dataset)
+    features = {key: value for key, value in dataset.meta.features.items() if key != WRIST}
+    with pytest.raises(PolicyError, match=f"the policy reads '{WRIST}'; the dataset has .*{FRONT}"):
+        config.check_dataset(features)
+    features = dataset.meta.features | {"observation.state": {"dtype": "float32", "shape": (9,), "names": None}}
+    with pytest.raises(PolicyError, match=r"'observation.state' is .* for the policy, \(9,\) in the dataset"):
+        config.check_dataset(features)
 
 
 def test_weights_that_are_missing_are_not_made_up(dataset, tmp_path):

@@ -136,6 +136,8 @@ def test_refusals(tmp_path):
         record(RobosuiteEnvConfig(task="Wipe"), 1, tmp_path / "wipe")
     with pytest.raises(SimError, match="at least one camera"):
         record(RobosuiteEnvConfig(cameras=[]), 1, tmp_path / "blind")
+    with pytest.raises(SimError, match="depth is not recorded"):
+        record(small(depth=True), 1, tmp_path / "deep")
     parts = tmp_path / "busy.parts"
     parts.mkdir()
     with recording._locked(parts), pytest.raises(SimError, match="another recording is under way"):
