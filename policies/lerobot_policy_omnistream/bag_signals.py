@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +13,8 @@ import numpy as np
 
 from omnistream_core.errors import SourceError
 from omnistream_core.sources.recording import Recording, open_recording
+
+logger = logging.getLogger(__name__)
 
 IMAGE_TYPES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 TWIST_NAMES = ("linear_x", "linear_y", "linear_z", "angular_x", "angular_y", "angular_z")
@@ -23,9 +27,9 @@ def _joint_state(message: Any) -> Row:
     return message.name, message.position
 
 
-def _trajectory(message: Any) -> Row:
-    """The goal: the last point."""
-    return message.joint_names, message.points[-1].positions
+def _trajectory(message: Any) -> Row | None:
+    """The goal: the last point; None for a trajectory without points, which stops a controller and is no goal."""
+    return (message.joint_names, message.points[-1].positions) if message.points else None
 
 
 def _array(message: Any) -> Row:
@@ -46,7 +50,7 @@ def _pose(message: Any) -> Row:
     return POSE_NAMES, [*(getattr(pose.position, a) for a in "xyz"), *(getattr(pose.orientation, a) for a in "xyzw")]
 
 
-READERS: dict[str, Callable[[Any], Row]] = {
+READERS: dict[str, Callable[[Any], Row | None]] = {
     "sensor_msgs/msg/JointState": _joint_state,
     "trajectory_msgs/msg/JointTrajectory": _trajectory,
     "std_msgs/msg/Float64MultiArray": _array,
@@ -86,19 +90,27 @@ def read_signals(path: Path, images: Sequence[str], numbers: Sequence[str]) -> d
 
     Raises:
         SourceError: no bag, a topic that is not there, is empty or of a type that cannot be read (those that can are
-            listed), or messages of a topic that do not name the same columns.
+            listed), or messages of a topic that do not name the same columns. Trajectories without points are left
+            out and counted in a warning.
     """
     recording = open_recording(path)
     try:
         found = {name: _find(recording, name, IMAGE_TYPES, path) for name in images}
         found |= {name: _find(recording, name, tuple(READERS), path) for name in numbers}
         rows: dict[str, list[tuple[int, Row]]] = {topic: [] for topic in found.values()}
+        skipped: Counter[str] = Counter()
         for message in recording.messages(set(rows)):
             parsed, _ = recording.deserialize(message)
             reader = READERS.get(message.msgtype)
-            rows[message.topic].append((_stamp_ns(parsed, message.log_ns), reader(parsed) if reader else ((), ())))
+            row = reader(parsed) if reader else ((), ())
+            if row is None:
+                skipped[message.topic] += 1
+            else:
+                rows[message.topic].append((_stamp_ns(parsed, message.log_ns), row))
     finally:
         recording.close()
+    for topic, count in skipped.items():
+        logger.warning("%s: %s: %d trajectories without points left out", path, topic, count)
     return {name: _signal(path, topic, rows[topic]) for name, topic in found.items()}
 
 
@@ -119,6 +131,8 @@ def _stamp_ns(message: Any, log_ns: int) -> int:
 
 
 def _signal(path: Path, topic: str, rows: list[tuple[int, Row]]) -> Signal:
+    if not rows:
+        raise SourceError(f"{path}: {topic} has no message with numbers")
     names = tuple(rows[0][1][0])
     values = [_ordered(path, topic, names, row) for _, row in rows]
     stamps_ns = np.array([stamp_ns for stamp_ns, _ in rows], np.int64)

@@ -20,6 +20,7 @@ from lerobot.datasets.lerobot_dataset import LeRobotDataset
 from lerobot_policy_omnistream.bag_to_dataset import BagLayout, convert, episode
 from omnistream_core.errors import SourceError
 
+DURATION = "builtin_interfaces/msg/Duration"
 START_NS, MS = 1_700_000_000_000_000_000, 1_000_000
 LAYOUT = {
     "cameras": {"front": "/camera/image_raw"},
@@ -56,6 +57,15 @@ class TeleopBag:
         layout = self.types.types["std_msgs/msg/MultiArrayLayout"](dim=[], data_offset=0)
         data = np.array(values, float)
         self._add("/arm/command", "std_msgs/msg/Float64MultiArray", ms, layout=layout, data=data)
+
+    def trajectory(self, ms: float, *points: list[float]) -> None:
+        """Of two joints; without points it stops the controller."""
+        point, duration = (self.types.types[name] for name in ("trajectory_msgs/msg/JointTrajectoryPoint", DURATION))
+        rest = dict.fromkeys(("velocities", "accelerations", "effort"), np.zeros(0))
+        now = duration(sec=0, nanosec=0)
+        given = [point(positions=np.array(values), time_from_start=now, **rest) for values in points]
+        fields = {"header": self.header(ms), "joint_names": ["a", "b"], "points": given}
+        self._add("/arm/command", "trajectory_msgs/msg/JointTrajectory", ms, **fields)
 
     def _add(self, topic: str, msgtype: str, ms: float, **fields: Any) -> None:
         self.rows.append((topic, msgtype, START_NS + round(ms * MS), self.types.types[msgtype](**fields)))
@@ -98,6 +108,30 @@ def test_a_frame_holds_what_a_policy_would_have_had(tmp_path):
         assert frame["task"] == "push the button"
     states = np.array([frame["observation.state"] for frame in frames])
     assert (np.sign(states) == np.sign(states[0])).all(), "columns keep their joint, whatever the order of a message"
+
+
+def with_trajectories(path: Path, stops_ms: tuple[float, ...] = (), commands: bool = True) -> Path:
+    """The bag of ``teleop`` whose commands are trajectories of two points, the last of which is the goal."""
+    bag = teleop(path)
+    bag.rows = [row for row in bag.rows if row[0] != "/arm/command"]
+    for ms in np.arange(12, 2e3, 20.0) if commands else ():
+        bag.trajectory(ms, [0, 0], [ms, -ms])
+    for ms in stops_ms:
+        bag.trajectory(ms)
+    return bag.write()
+
+
+def test_a_stop_is_no_command_and_is_counted(tmp_path, caplog):
+    plain = with_trajectories(tmp_path / "plain")
+    stopped = with_trajectories(tmp_path / "stopped", (7.0, 500.0, 1995.0))
+    expected = [frame.values["action"] for frame in episode(plain, BagLayout(**LAYOUT))]
+    assert caplog.messages == [] and expected[0].tolist() == [92, -92]
+    actions = [frame.values["action"] for frame in episode(stopped, BagLayout(**LAYOUT))]
+    np.testing.assert_array_equal(actions, expected)
+    assert caplog.messages == [f"{stopped}: /arm/command: 3 trajectories without points left out"]
+    nothing = with_trajectories(tmp_path / "nothing", (500.0,), commands=False)
+    with pytest.raises(SourceError, match="nothing: /arm/command has no message with numbers"):
+        next(episode(nothing, BagLayout(**LAYOUT)))
 
 
 def test_bags_become_a_dataset_that_lerobot_reads(tmp_path):

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -80,34 +81,48 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+def features(cameras: list[str], state_size: int, action_size: int) -> dict[str, dict[str, Any]]:
+    """Of a LeRobot policy with cameras of 64 x 48 pixels."""
+    from lerobot.configs import FeatureType, PolicyFeature
+
+    images = {f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, (3, 48, 64)) for camera in cameras}
+    return {
+        "input_features": images | {"observation.state": PolicyFeature(FeatureType.STATE, (state_size,))},
+        "output_features": {"action": PolicyFeature(FeatureType.ACTION, (action_size,))},
+    }
+
+
+def save_policy(config: Any, folder: Path) -> Path:
+    """Writes the policy of a configuration, with fixed random weights, as LeRobot does; the folder."""
+    import torch
+    from lerobot.policies.factory import get_policy_class, make_pre_post_processors
+
+    torch.manual_seed(0)
+    stats = {
+        key: {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.3)} for key in config.image_features
+    }
+    for key, feature in (("observation.state", config.robot_state_feature), ("action", config.action_feature)):
+        stats[key] = {"mean": torch.zeros(feature.shape), "std": torch.ones(feature.shape)}
+    get_policy_class(config.type)(config).save_pretrained(folder)
+    for processor in make_pre_post_processors(config, dataset_stats=stats):
+        processor.save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture(scope="session")
 def make_act_policy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
     """Saves LeRobot's ACT with fixed random weights, for cameras of 64 x 48 pixels; the folder."""
     pytest.importorskip("lerobot")
-    import torch
-    from lerobot.configs import FeatureType, PolicyFeature
     from lerobot.policies.act.configuration_act import ACTConfig
-    from lerobot.policies.act.modeling_act import ACTPolicy
-    from lerobot.policies.factory import make_pre_post_processors
 
     def make(cameras: list[str], state_size: int, action_size: int) -> Path:
-        torch.manual_seed(0)
-        images = {f"observation.images.{camera}": PolicyFeature(FeatureType.VISUAL, (3, 48, 64)) for camera in cameras}
         config = ACTConfig(
-            input_features=images | {"observation.state": PolicyFeature(FeatureType.STATE, (state_size,))},
-            output_features={"action": PolicyFeature(FeatureType.ACTION, (action_size,))},
+            **features(cameras, state_size, action_size),
             pretrained_backbone_weights=None,
             **{"chunk_size": 8, "n_action_steps": 8, "dim_model": 32, "n_heads": 2, "dim_feedforward": 64},
             **{"n_encoder_layers": 1, "use_vae": False, "device": "cpu"},
         )
-        stats = {key: {"mean": torch.full((3, 1, 1), 0.5), "std": torch.full((3, 1, 1), 0.3)} for key in images}
-        for key, size in (("observation.state", state_size), ("action", action_size)):
-            stats[key] = {"mean": torch.zeros(size), "std": torch.ones(size)}
-        folder = tmp_path_factory.mktemp("act")
-        ACTPolicy(config).save_pretrained(folder)
-        for processor in make_pre_post_processors(config, dataset_stats=stats):
-            processor.save_pretrained(folder)
-        return folder
+        return save_policy(config, tmp_path_factory.mktemp("act"))
 
     return make
 
@@ -116,6 +131,19 @@ def make_act_policy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., P
 def act_policy(make_act_policy: Callable[..., Path]) -> Path:
     """One camera, two joints, two numbers of action."""
     return make_act_policy(["front"], 2, 2)
+
+
+@pytest.fixture(scope="session")
+def omnistream_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The project's own policy as small as it gets, of data at 10 Hz: a stream and a chunk of four steps."""
+    pytest.importorskip("lerobot")
+    configuration = pytest.importorskip("lerobot_policy_omnistream")
+    config = configuration.OmnistreamConfig(
+        **features(["front"], 2, 2),
+        **{"backbone": "random:tiny", "image_area_px": 48 * 48, "stream_frames": 4, "fps": 10.0, "device": "cpu"},
+        **{"chunk_size": 4, "n_action_steps": 4, "tokens_per_camera": 2, "dim_model": 16, "n_heads": 2},
+    )
+    return save_policy(config, tmp_path_factory.mktemp("omnistream"))
 
 
 @pytest.fixture

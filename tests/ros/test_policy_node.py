@@ -30,6 +30,16 @@ SETTINGS = {
 }
 
 
+# Of a saved policy whose numbers are to be heard as it says them.
+LOOSE = {
+    "autostart": True,
+    "rate_hz": 5.0,
+    "joints": JOINTS,
+    "command_type": "float64_multi_array",
+    "max_change_per_s": [1e9],
+}
+
+
 class Robot:
     """Camera and joints at 50 Hz for as long as it is told, and the commands that come."""
 
@@ -56,7 +66,7 @@ class Robot:
     def until_it_acts(self) -> None:
         for _ in range(60):
             self.live(0.5)
-            if self.peer.sentence() == "acting" and len(self.commands):
+            if self.peer.sentence().startswith("acting") and len(self.commands):
                 return
         raise AssertionError(f"it does not act, {self.peer.sentence()!r}:\n{self.process.text()}")
 
@@ -182,6 +192,54 @@ def test_a_picture_of_another_aspect_is_refused(robot):
     robot.process.wait_for("64x64 px; the policy was trained on 64x48", 10)
 
 
+def test_activation_begins_where_the_arm_is(robot):
+    """Moved by hand while nothing was commanded, it does not spring back."""
+    robot.grey = 200
+    robot.live(1.0)
+    assert robot.peer.change_state("deactivate", NODE)
+    robot.live(0.3)
+    before, start = robot.joints, len(robot.commands)
+    robot.joints = {"elbow": -1.0, "gripper": 9.0, "shoulder": -0.5}
+    try:
+        robot.live(0.5)
+        assert robot.peer.change_state("activate", NODE)
+        robot.live(0.5, camera=False)
+        assert robot.commands[start:] == [], "without a picture there is nothing to do, and no old position to hold"
+        robot.until_it_acts()
+        robot.live(1.0)
+        commands = positions(robot.commands[start:])
+        np.testing.assert_allclose(commands[0], [0.0, -1.5], err_msg="half a radian a beat from where the arm is")
+        np.testing.assert_allclose(commands[-1], [2.0, -1.5])
+    finally:
+        robot.joints = before
+
+
+def configured_anew(robot: Robot, command_joints: list[str]) -> int:
+    """The node is active again, with these joints; how many commands had come before."""
+    assert robot.peer.change_state("deactivate", NODE) and robot.peer.change_state("cleanup", NODE)
+    robot.peer.set_parameters(NODE, command_joints=command_joints)
+    robot.live(0.3)
+    assert robot.peer.change_state("configure", NODE) and robot.peer.change_state("activate", NODE)
+    robot.peer.heard["/diagnostics"].clear()
+    return len(robot.commands)
+
+
+def test_the_first_command_starts_from_the_joints_of_its_names(robot):
+    robot.grey = 100
+    start = configured_anew(robot, ["elbow", "shoulder"])
+    robot.until_it_acts()
+    np.testing.assert_allclose(positions(robot.commands[start:])[0], [1.0, 0.75], err_msg="half a radian a beat")
+    configured_anew(robot, [""])
+
+
+def test_joints_whose_place_is_unknown_are_not_commanded(robot):
+    start = configured_anew(robot, ["elbow", "wrist"])
+    robot.live(2.0)
+    assert robot.peer.sentence() == "holding: joint_states lacks wrist; it has: elbow, gripper, shoulder"
+    assert robot.commands[start:] == []
+    configured_anew(robot, [""])
+
+
 def test_services_and_lifecycle(robot):
     assert robot.peer.call(SetBool, f"{NODE}/set_enabled", SetBool.Request(data=False)).success
     robot.live(1.3)
@@ -205,11 +263,7 @@ def test_services_and_lifecycle(robot):
 @pytest.mark.timeout(1200)  # a loaded machine takes minutes to import LeRobot
 def test_the_executable_runs_a_policy_that_lerobot_saved(workspace, act_policy, domain):
     """Before an unchanging picture and state, the commands are the policy's chunk, number after number, for ever."""
-    from omnistream_policy.parameters import PolicySettings
-    from omnistream_policy.policy import LeRobotPolicy
-
-    loose = {"max_change_per_s": [1e9], "joints": JOINTS, "command_type": "float64_multi_array", "max_age_s": 5.0}
-    parameters = {"policy": str(act_policy), "autostart": True, "rate_hz": 5.0} | loose
+    parameters = LOOSE | {"policy": str(act_policy), "max_age_s": 5.0}
     with workspace.run("policy_node", domain, parameters, package="omnistream_policy") as process:
         process.wait_for("configured", 300)
         with Peer(domain) as peer:
@@ -217,13 +271,47 @@ def test_the_executable_runs_a_policy_that_lerobot_saved(workspace, act_policy, 
             robot.until_it_acts()
             robot.live(3.0)
         assert process.stop() == 0, process.text()
-    policy = LeRobotPolicy(PolicySettings(policy=str(act_policy)))
-    picture = {"observation.images.front": np.full((48, 64, 3), robot.grey, np.uint8)}
-    chunk = np.array([policy.act(picture, np.array([0.25, 0.5]), "") for _ in range(8)])
-    heard = np.array([list(command.data) for command in robot.commands])
+    assert_is_the_chunk(robot.commands, act_policy, robot.grey, 8)
+
+
+def assert_is_the_chunk(commands: list[Float64MultiArray], folder: Path, grey: int, size: int) -> None:
+    """The commands are those of the saved policy in this process, from anywhere in its chunk on, again and again."""
+    from omnistream_policy.parameters import PolicySettings
+    from omnistream_policy.policy import LeRobotPolicy
+
+    policy = LeRobotPolicy(PolicySettings(policy=str(folder)))
+    picture = {"observation.images.front": np.full((48, 64, 3), grey, np.uint8)}
+    chunk = np.array([policy.act(picture, np.array([0.25, 0.5]), "") for _ in range(size)])
+    heard = np.array([list(command.data) for command in commands])
     start = int(np.abs(chunk - heard[0]).max(1).argmin())
-    assert len(heard) > 8 and np.ptp(chunk, axis=0).min() > 1e-3, "the chunk moves"
-    np.testing.assert_allclose(heard, chunk[(start + np.arange(len(heard))) % 8], atol=1e-5)
+    assert len(heard) > size and np.ptp(chunk, axis=0).min() > 1e-3, "the chunk moves"
+    np.testing.assert_allclose(heard, chunk[(start + np.arange(len(heard))) % size], atol=1e-5)
+
+
+@pytest.mark.timeout(1200)  # a loaded machine takes minutes to import LeRobot
+def test_the_projects_own_policy_acts_holds_and_says_that_its_rate_is_another(workspace, omnistream_policy, domain):
+    parameters = LOOSE | {"policy": str(omnistream_policy), "max_age_s": 3.0}
+    complaint = "rate_hz is 5; the policy was trained at 10 Hz: it moves 0.5 times as fast"
+    with workspace.run("policy_node", domain, parameters, package="omnistream_policy") as process:
+        process.wait_for("configured", 300)
+        process.wait_for(complaint, 10)
+        with Peer(domain) as peer:
+            robot = Robot(process, peer, Float64MultiArray)
+            robot.until_it_acts()
+            robot.live(3.0)
+            assert peer.sentence() == f"acting, but {complaint}"
+            acted = list(robot.commands)
+            for _ in range(20):
+                if peer.sentence().startswith("holding"):
+                    break
+                acted = list(robot.commands)
+                robot.live(0.5, camera=False)
+            assert peer.sentence().startswith("holding: nothing new on /front/image_raw for")
+            start = len(robot.commands)
+            held = [list(command.data) for command in robot.live(3.0, camera=False)]
+            assert len(held) > 3 and held == [list(robot.commands[start - 1].data)] * len(held)
+        assert process.stop() == 0, process.text()
+    assert_is_the_chunk(acted, omnistream_policy, robot.grey, 4)
 
 
 @pytest.mark.slow

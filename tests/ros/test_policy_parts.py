@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -14,7 +15,7 @@ from std_msgs.msg import Float64MultiArray
 
 from omnistream_core.errors import CheckpointError, ConfigError
 from omnistream_policy.acting import Acting, Observation
-from omnistream_policy.commands import command_maker, state_of
+from omnistream_policy.commands import command_maker, state_of, state_reader
 from omnistream_policy.limits import Limits
 from omnistream_policy.parameters import PolicySettings
 from omnistream_policy.policy import LeRobotPolicy, PolicyShape
@@ -35,7 +36,6 @@ def test_a_command_is_within_bounds_or_on_its_way_there_and_never_fast(wanted, b
     assert ((limited.command_A >= limits.low_A) & (limited.command_A <= limits.high_A))[inside].all()
     nearest = np.clip(wanted, limits.low_A, limits.high_A)
     assert (np.abs(nearest - limited.command_A) <= np.abs(nearest - before)).all(), "never away from what is wanted"
-    assert (limits.apply(wanted, None).command_A == nearest).all()
     if limited.clipped == limited.slowed == 0:
         assert (limited.command_A == wanted).all()
 
@@ -49,6 +49,12 @@ def test_watch_knows_news_from_repetition():
     watch.heard("/a", 1.3, 5)  # the same image again
     watch.heard("/b", 1.3, 0)  # a message without a stamp is always new
     assert watch.complaint(1.4, 0.3) == "nothing new on /a for 0.40 s (max_age_s 0.3)"
+    watch.forget()
+    watch.heard("/a", 1.5, 5)
+    watch.heard("/b", 1.5, 0)
+    assert watch.complaint(1.5, 0.3) == "nothing on /a yet", "a stamp from before is no news"
+    watch.heard("/a", 1.6, 6)
+    assert watch.complaint(1.6, 0.3) == ""
 
 
 class Recorder:
@@ -64,41 +70,80 @@ class Recorder:
         pass
 
     def act(self, images, state_S, task):
+        self.meanwhile()
         return self.wants
 
-    def see(self, state=(0.0, 0.0), taken_s=float("inf")):
-        self.acting.act(Observation(images={}, state_S=np.array(state), task="", taken_s=taken_s))
+    def meanwhile(self):
+        pass
+
+    def see(self, arm=(0.0, 0.0), taken_s=float("inf")):
+        arm_A = np.array(arm) if self.settings.command_kind == "position" else None
+        self.acting.act(Observation(images={}, state_S=np.zeros(2), arm_A=arm_A, task="", taken_s=taken_s))
 
 
 def test_the_first_position_starts_where_the_arm_is_and_a_hold_repeats_the_last():
     robot = Recorder()
     robot.wants = np.array([1.0, 1.0])
-    robot.see(state=(0.5, 1.0))
+    robot.see(arm=(0.5, 1.0))
     assert robot.sent == [], "nothing is sent before the node lets it"
     robot.acting.hold()
     assert robot.sent == [], "there is no position to hold yet"
-    robot.acting.release()
-    robot.see(state=(0.5, 1.0))
+    robot.acting.release(0.0)
+    robot.see(arm=(0.5, 1.0))
     np.testing.assert_allclose(robot.sent[-1], [0.6, 1.0])
-    robot.see(state=(0.5, 1.0))
+    robot.see(arm=(0.5, 1.0))
     np.testing.assert_allclose(robot.sent[-1], [0.7, 1.0], err_msg="from the last command on")
     robot.acting.hold()
     robot.see()
     np.testing.assert_allclose(robot.sent[2:], [[0.7, 1.0]])
-    robot.acting.release()
+    robot.acting.release(0.0)
     robot.see(taken_s=0.0)
     assert len(robot.sent) == 3 and robot.acting.status.late == 3, "an observation long gone"
 
 
-def test_velocities_are_held_at_zero_and_start_from_zero_again():
+def test_what_was_commanded_before_is_forgotten():
+    robot = Recorder()
+    robot.wants = np.array([1.0, 1.0])
+    robot.acting.release(0.0)
+    robot.see(arm=(0.5, 1.0))
+    robot.acting.hold()
+    sent = len(robot.sent)
+    robot.acting.forget()
+    robot.acting.hold()
+    assert len(robot.sent) == sent, "the position of before is not held"
+    robot.acting.release(0.0)
+    robot.see(arm=(-2.0, 3.0))
+    np.testing.assert_allclose(robot.sent[sent:], [[-1.9, 2.9]])
+
+
+def test_a_decision_on_what_was_seen_before_a_hold_is_not_sent():
+    robot = Recorder(max_age_s=60.0)
+    now_s = time.monotonic()
+
+    def hold_and_go_on():
+        robot.acting.hold()
+        robot.acting.release(now_s)
+
+    robot.acting.release(now_s - 1)
+    robot.meanwhile = hold_and_go_on
+    robot.see(taken_s=now_s - 0.5)
+    assert robot.sent == [] and robot.acting.status.late == 1
+    robot.see(taken_s=now_s)
+    assert len(robot.sent) == 1, "one of the same beat is"
+
+
+def test_velocities_are_held_at_zero_and_start_from_zero():
     robot = Recorder(command_kind="velocity")
     robot.wants = np.array([0.3, -0.3])
-    robot.acting.release()
+    robot.acting.release(0.0)
+    robot.see()
     robot.see()
     robot.acting.hold()
-    robot.acting.release()
+    robot.acting.release(0.0)
     robot.see()
-    np.testing.assert_allclose(robot.sent, [[0.3, -0.3], [0, 0], [0.1, -0.1]])
+    robot.acting.forget()
+    robot.see()
+    np.testing.assert_allclose(robot.sent, [[0.1, -0.1], [0.2, -0.2], [0, 0], [0.1, -0.1], [0.1, -0.1]])
 
 
 def test_states_and_commands_as_messages():
@@ -106,8 +151,10 @@ def test_states_and_commands_as_messages():
     assert state_of(joints, ["a", "b"], 2).tolist() == [1.0, 2.0]
     assert state_of(joints, [], 2).tolist() == [2.0, 1.0]
     assert state_of(Float64MultiArray(data=[1.0, 2.0, 3.0]), ["a"], 3).tolist() == [1.0, 2.0, 3.0]
-    with pytest.raises(ConfigError, match="joint_states gives 2 numbers; the policy's state has 7"):
+    with pytest.raises(ConfigError, match="joint_states gives 2 numbers; 7 are needed"):
         state_of(joints, [], 7)
+    with pytest.raises(ConfigError, match=r"not finite: \[nan, 1\.0\]"):
+        state_of(JointState(name=["b", "a"], position=[float("nan"), 1.0]), [], 2)
     now = stamp_message(1_500_000_000)
     twist = command_maker(PolicySettings(command_type="twist_stamped"), 6)(np.arange(6.0), now)
     assert (twist.twist.linear.y, twist.twist.angular.z, twist.header.frame_id) == (1.0, 5.0, "base_link")
@@ -118,6 +165,70 @@ def test_states_and_commands_as_messages():
         command_maker(PolicySettings(command_type="twist_stamped"), 7)
     with pytest.raises(ConfigError, match="action has 7 numbers; command_joints names 1: a"):
         command_maker(PolicySettings(joints=["a"]), 7)
+
+
+NUMBERS = {"state_type": "float64_multi_array", "command_type": "float64_multi_array"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "state", "arm"),
+    [
+        ({"joints": ["a", "b"]}, [1.0, 2.0], [1.0, 2.0]),
+        ({"joints": ["a", "b"], "command_joints": ["b", "a"]}, [1.0, 2.0], [2.0, 1.0]),
+        ({"joints": ["a", "b"], "command_joints": ["c", "a"]}, [1.0, 2.0], [3.0, 1.0]),
+        ({"command_joints": ["c", "a"], "command_type": "float64_multi_array"}, [2.0, 3.0, 1.0], [3.0, 1.0]),
+        ({"joints": ["a"], "command_joints": ["b", "c"]}, [1.0], [2.0, 3.0]),
+        ({"command_joints": ["b", "c"]}, [], [2.0, 3.0]),
+        ({"joints": ["a", "b"], "command_kind": "velocity"}, [1.0, 2.0], None),
+        ({"command_kind": "velocity", "command_type": "twist_stamped"}, [2.0, 3.0, 1.0], None),
+        (NUMBERS, [2.0, 3.0], [2.0, 3.0]),
+        (NUMBERS | {"joints": ["b", "c", "a"], "command_joints": ["a", "b"]}, [2.0, 3.0, 1.0], [1.0, 2.0]),
+    ],
+    ids=str,
+)
+def test_where_the_arm_is_goes_by_the_names_of_the_commands_joints(changes, state, arm):
+    message = JointState(name=["b", "c", "a"], position=[2.0, 3.0, 1.0])
+    if changes.get("state_type"):
+        message = Float64MultiArray(data=state)
+    state_S, arm_A = state_reader(PolicySettings(**changes), len(state), 2)(message)
+    assert state_S.tolist() == state
+    assert (arm_A if arm_A is None else arm_A.tolist()) == arm
+
+
+@pytest.mark.parametrize(
+    ("changes", "state_size", "message"),
+    [
+        ({"joints": ["a", "b", "c"], "command_type": "float64_multi_array"}, 3, "action has 2 numbers; command_joints"),
+        ({"command_type": "float64_multi_array"}, 2, "action has 2 numbers; command_joints names 0: none"),
+        ({"command_type": "twist_stamped"}, 6, "needs command_kind = 'velocity'"),
+        (NUMBERS, 16, "state has 16 numbers, joints names none, the command moves 2 without names"),
+        (NUMBERS | {"command_joints": ["a", "b"]}, 2, "2 numbers, joints names none, the command moves a, b"),
+        (NUMBERS | {"joints": ["a", "c"], "command_joints": ["a", "b"]}, 2, "names a, c, the command moves a, b"),
+        (NUMBERS | {"joints": ["a", "b"]}, 3, "state has 3 numbers, joints names a, b, the command moves a, b"),
+    ],
+    ids=str,
+)
+def test_positions_that_could_not_be_limited_are_refused(changes, state_size, message):
+    with pytest.raises(ConfigError, match=message):
+        state_reader(PolicySettings(**changes), state_size, 2)
+    changes = changes | {"command_kind": "velocity"}
+    state_reader(PolicySettings(**changes), state_size, 2)
+
+
+def test_a_state_that_does_not_tell_where_the_arm_is_is_refused():
+    read = state_reader(PolicySettings(joints=["a"], command_joints=["a", "c"]), 1, 2)
+    with pytest.raises(ConfigError, match="joint_states lacks c; it has: a, b"):
+        read(JointState(name=["a", "b"], position=[1.0, 2.0]))
+    with pytest.raises(ConfigError, match="joint_states gives 3 numbers; 2 are needed"):
+        state_reader(PolicySettings(**NUMBERS), 0, 2)(Float64MultiArray(data=[1.0, 2.0, 3.0]))
+
+
+def test_another_rate_than_that_of_the_data_is_said():
+    shape = PolicyShape(images_hw={}, state_size=2, action_size=2, rate_hz=10.0)
+    assert shape.rate_complaint(10.0) == shape.rate_complaint(10.05) == ""
+    expected = "rate_hz is 20; the policy was trained at 10 Hz: it moves 2 times as fast"
+    assert shape.rate_complaint(20.0) == expected
+    assert Recorder.shape.rate_complaint(20.0) == "", "unknown"
 
 
 @pytest.mark.parametrize(

@@ -30,12 +30,14 @@ class Observation:
     Attributes:
         images: message by LeRobot key, not decoded yet.
         state_S: (S,); empty for a policy without a state.
+        arm_A: (A,) where the arm is, in the order of a command; None where commands are velocities.
         task: in words.
         taken_s: when, by a monotonic clock.
     """
 
     images: Mapping[str, Any]
     state_S: np.ndarray
+    arm_A: np.ndarray | None
     task: str
     taken_s: float
 
@@ -79,10 +81,11 @@ class Acting:
         self._lock = threading.Lock()
         self._last_A: np.ndarray | None = None
         self._may_send = False
+        self._released_s = 0.0
         self._busy_since_s: float | None = None
 
     def act(self, observation: Observation) -> None:
-        """Decide and send, unless meanwhile the node holds or the observation has grown old.
+        """Decide and send, unless the node holds or has held since, or the observation has grown old.
 
         Raises:
             Exception: whatever went wrong: an image that cannot be used, an action that is not finite, the policy's
@@ -126,7 +129,8 @@ class Acting:
     def _send_limited(self, action_A: np.ndarray, observation: Observation) -> None:
         with self._lock:
             age_s = time.monotonic() - observation.taken_s
-            if not self._may_send or age_s > self.settings.max_age_s:
+            is_of_before = observation.taken_s < self._released_s
+            if not self._may_send or is_of_before or age_s > self.settings.max_age_s:
                 self.status.late += 1
                 return
             limited = self._limits.apply(action_A, self._reference_A(observation))
@@ -138,21 +142,29 @@ class Acting:
             self.status.slowed += limited.slowed
             self.status.latency_ms.add(age_s * 1e3)
 
-    def _reference_A(self, observation: Observation) -> np.ndarray | None:
-        """What the next command may differ from by a limited amount: the last one; before that, where the arm is."""
-        if self._last_A is not None or self.settings.command_kind == "velocity":
+    def _reference_A(self, observation: Observation) -> np.ndarray:
+        """What the next command may differ from by a limited amount: the last one; at first where the arm is, or 0."""
+        if self._last_A is not None:
             return self._last_A
-        return observation.state_S if len(observation.state_S) == self._policy.shape.action_size else None
+        if self.settings.command_kind == "velocity":
+            return np.zeros(self._policy.shape.action_size)
+        assert observation.arm_A is not None, "a position is never sent before the arm's own is known"
+        return observation.arm_A
 
     def busy_s(self, now_s: float) -> float:
         """For how long the policy has been deciding; 0 when it is not."""
         since_s = self._busy_since_s
         return 0.0 if since_s is None else now_s - since_s
 
-    def release(self) -> None:
-        """Commands may be sent from now on."""
+    def forget(self) -> None:
+        """The last command is none to go on from: while nothing was commanded, the arm may have been moved."""
         with self._lock:
-            self._may_send = True
+            self._last_A = None
+
+    def release(self, now_s: float) -> None:
+        """Commands may be sent from now on, on observations from now on."""
+        with self._lock:
+            self._may_send, self._released_s = True, now_s
 
     def hold(self) -> None:
         """No decision is sent from now on. Repeats the last position, or sends zeros where commands are velocities."""

@@ -40,15 +40,12 @@ class Limits:
         low_A, high_A, change_A = (np.broadcast_to(np.array(limits, float), size) for limits in values.values())
         return cls(low_A=low_A, high_A=high_A, max_change_A=change_A / settings.rate_hz)
 
-    def apply(self, wanted_A: np.ndarray, before_A: np.ndarray | None) -> Limited:
-        """The command nearest to ``wanted_A`` that may follow ``before_A``; None: the first may be anywhere.
+    def apply(self, wanted_A: np.ndarray, before_A: np.ndarray) -> Limited:
+        """The command nearest to ``wanted_A`` that may follow ``before_A``.
 
         Coming from outside the bounds, the way back into them is taken at the limited speed too.
         """
         bounded_A = np.clip(wanted_A, self.low_A, self.high_A)
-        if before_A is None:
-            command_A = bounded_A
-        else:
-            command_A = np.clip(bounded_A, before_A - self.max_change_A, before_A + self.max_change_A)
+        command_A = np.clip(bounded_A, before_A - self.max_change_A, before_A + self.max_change_A)
         clipped, slowed = int((bounded_A != wanted_A).sum()), int((command_A != bounded_A).sum())
         return Limited(command_A=command_A, clipped=clipped, slowed=slowed)

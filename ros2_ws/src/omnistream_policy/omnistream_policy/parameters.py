@@ -38,7 +38,9 @@ class PolicySettings:
         "trajectory_msgs/JointTrajectory of one point, std_msgs/Float64MultiArray or geometry_msgs/TwistStamped",
         choices=("joint_trajectory", "float64_multi_array", "twist_stamped"),
     )
-    command_joints: list[str] = setting([""], "joints that a trajectory moves; one empty name: joints")  # noqa: RUF009
+    command_joints: list[str] = setting(  # noqa: RUF009
+        [""], "joints that a command moves, in its order: the first starts where they are; one empty name: joints"
+    )
     command_frame: str = setting("base_link", "frame_id of a twist")
     command_kind: str = setting(
         "position",

@@ -5,6 +5,7 @@ Shape letters: H W pixels, S numbers of a state, A numbers of an action.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -15,6 +16,7 @@ from omnistream_core.errors import CheckpointError, ConfigError
 from omnistream_policy.parameters import PolicySettings
 
 STATE, ACTION = "observation.state", "action"
+RATE_TOLERANCE = 0.01
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,11 +27,20 @@ class PolicyShape:
         images_hw: (height, width) in pixels of the images it was trained on, by LeRobot key.
         state_size: numbers of ``observation.state``; 0 without one.
         action_size: numbers of an action.
+        rate_hz: of the data it was trained on; None where the policy does not keep it.
     """
 
     images_hw: Mapping[str, tuple[int, int]]
     state_size: int
     action_size: int
+    rate_hz: float | None = None
+
+    def rate_complaint(self, rate_hz: float) -> str:
+        """A sentence where actions made for one rate are commanded at another; "" where not, or where it is unknown."""
+        if self.rate_hz is None or math.isclose(self.rate_hz, rate_hz, rel_tol=RATE_TOLERANCE):
+            return ""
+        speed = f"it moves {rate_hz / self.rate_hz:.3g} times as fast"
+        return f"rate_hz is {rate_hz:g}; the policy was trained at {self.rate_hz:g} Hz: {speed}"
 
     def cameras(self) -> dict[str, str]:
         """Name of the camera by LeRobot key: ``observation.images.front`` is ``front``."""
@@ -117,4 +128,5 @@ def shape_of(config: Any) -> PolicyShape:
         images_hw={key: (shape[1], shape[2]) for key, shape in images.items()},
         state_size=state.shape[0] if state else 0,
         action_size=config.output_features[ACTION].shape[0],
+        rate_hz=getattr(config, "fps", None),
     )

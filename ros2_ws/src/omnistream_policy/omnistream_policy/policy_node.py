@@ -24,9 +24,9 @@ from std_srvs.srv import SetBool, Trigger
 
 from omnistream_core.errors import ConfigError, OmniStreamError
 from omnistream_policy.acting import Acting, Observation
-from omnistream_policy.commands import COMMAND_TYPES, command_maker, state_of
+from omnistream_policy.commands import COMMAND_TYPES, ReadState, command_maker, state_reader
 from omnistream_policy.limits import Limits
-from omnistream_policy.parameters import PolicySettings, given
+from omnistream_policy.parameters import PolicySettings
 from omnistream_policy.policy import LeRobotPolicy, Policy
 from omnistream_policy.watch import Watch
 from omnistream_ros.conversions import decode, stamp_ns_of
@@ -67,7 +67,8 @@ class PolicyNode(ManagedNode):
     def _forget_inputs(self) -> None:
         self._images: dict[str, Any] = {}
         self._state_S = np.zeros(0)
-        self._state_complaint = ""
+        self._arm_A: np.ndarray | None = None
+        self._state_complaint, self._rate_complaint = "", ""
         self._watch = Watch(())
         self._holding = ""
 
@@ -79,6 +80,7 @@ class PolicyNode(ManagedNode):
             settings = self._table.settings()
             policy = self._policy_factory(settings)
             make_command = command_maker(settings, policy.shape.action_size)
+            read_state = state_reader(settings, policy.shape.state_size, policy.shape.action_size)
             limits = Limits.of(settings, policy.shape.action_size)
         except (OmniStreamError, RuntimeError) as error:
             self.get_logger().error(f"cannot configure: {error}")
@@ -94,19 +96,25 @@ class PolicyNode(ManagedNode):
         self._acting = acting
         self._worker = Worker(Mailbox(1), lambda frames: acting.act(frames[0]), self._on_worker_error)
         self._made.append(self._worker.stop)
-        self._subscribe(settings, policy)
+        self._subscribe(settings, policy, read_state)
         timer = self.create_timer(1 / settings.rate_hz, self._on_tick, clock=self._steady)
         self._made.append(partial(self.destroy_timer, timer))
         self.get_logger().info(
             f"configured: {settings.policy or 'policy'}, {policy.shape.action_size} numbers as "
             f"{settings.command_type} at {settings.rate_hz:g} Hz, inputs {', '.join(self._watch.topics)}"
         )
+        self._rate_complaint = policy.shape.rate_complaint(settings.rate_hz)
+        if self._rate_complaint:
+            self.get_logger().warning(self._rate_complaint)
         gc.collect()
         gc.freeze()  # the policy and all modules: no later collection walks through them
         return super().on_configure(state)
 
     def on_activate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        """Command the robot."""
+        """Command the robot, from where it is now: nothing of before counts."""
+        if self._acting is not None:
+            self._acting.forget()
+        self._watch.forget()
         self._is_active, self._holding = True, "just activated"
         return super().on_activate(state)
 
@@ -115,7 +123,7 @@ class PolicyNode(ManagedNode):
         self._stop_commanding()
         return super().on_deactivate(state)
 
-    def _subscribe(self, settings: PolicySettings, policy: Policy) -> None:
+    def _subscribe(self, settings: PolicySettings, policy: Policy, read_state: ReadState) -> None:
         kind, suffix, qos = image_input(settings)
         topics = {}
         for key, camera in policy.shape.cameras().items():
@@ -124,9 +132,9 @@ class PolicyNode(ManagedNode):
             )
             topics[key] = subscription.topic_name
             self._made.append(partial(self.destroy_subscription, subscription))
-        if policy.shape.state_size:
+        if policy.shape.state_size or settings.command_kind == "position":
             state_kind = JointState if settings.state_type == "joint_state" else Float64MultiArray
-            on_state = partial(self._on_state, given(settings.joints), policy.shape.state_size)
+            on_state = partial(self._on_state, read_state)
             subscription = self.create_subscription(state_kind, "joint_states", on_state, 10)
             topics["state"] = subscription.topic_name
             self._made.append(partial(self.destroy_subscription, subscription))
@@ -152,9 +160,9 @@ class PolicyNode(ManagedNode):
         self._images[key] = message
         self._watch.heard(self._topics[key], time.monotonic(), stamp_ns_of(message.header.stamp))
 
-    def _on_state(self, joints: list[str], size: int, message: JointState | Float64MultiArray) -> None:
+    def _on_state(self, read_state: ReadState, message: JointState | Float64MultiArray) -> None:
         try:
-            self._state_S = state_of(message, joints, size)
+            self._state_S, self._arm_A = read_state(message)
         except ConfigError as error:
             self._state_complaint = str(error)
             return
@@ -190,9 +198,13 @@ class PolicyNode(ManagedNode):
             self._hold(reason)
             return
         if self._holding:
-            self._go_on()
+            self._go_on(now_s)
         observation = Observation(
-            images=dict(self._images), state_S=self._state_S, task=self._table.settings().task, taken_s=now_s
+            images=dict(self._images),
+            state_S=self._state_S,
+            arm_A=self._arm_A,
+            task=self._table.settings().task,
+            taken_s=now_s,
         )
         self._acting.status.skipped += self._worker.mailbox.put(0, observation)
 
@@ -217,11 +229,11 @@ class PolicyNode(ManagedNode):
             self.get_logger().warning(f"holding: {reason}")
             self._publish_diagnostics()
 
-    def _go_on(self) -> None:
+    def _go_on(self, now_s: float) -> None:
         """After a hold the world may have changed: the policy begins anew."""
         assert self._acting is not None and self._worker is not None
         self._holding = ""
-        self._acting.release()
+        self._acting.release(now_s)
         self._worker.mailbox.command(self._acting.reset)
         self.get_logger().info("acting")
 
@@ -249,10 +261,17 @@ class PolicyNode(ManagedNode):
         if not self._is_active:
             return DiagnosticStatus.OK, "the node is not active"
         if not self._holding:
-            failure = self._acting.status.failure if self._acting else ""
-            return (DiagnosticStatus.ERROR, f"no decision: {failure}") if failure else (DiagnosticStatus.OK, "acting")
+            return self._judge_acting()
         level = DiagnosticStatus.OK if not self._is_enabled else DiagnosticStatus.ERROR
         return level, f"holding: {self._holding}"
+
+    def _judge_acting(self) -> tuple[bytes, str]:
+        failure = self._acting.status.failure if self._acting else ""
+        if failure:
+            return DiagnosticStatus.ERROR, f"no decision: {failure}"
+        if self._rate_complaint:
+            return DiagnosticStatus.WARN, f"acting, but {self._rate_complaint}"
+        return DiagnosticStatus.OK, "acting"
 
     def _figures(self) -> dict[str, Any]:
         assert self._acting is not None

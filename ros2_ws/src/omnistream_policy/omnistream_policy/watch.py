@@ -19,6 +19,10 @@ class Watch:
             self._heard_s[topic] = now_s
         self._stamps_ns[topic] = stamp_ns
 
+    def forget(self) -> None:
+        """Every input must be heard of again; a stamp known from before is still nothing new."""
+        self._heard_s.clear()
+
     def age_s(self, topic: str, now_s: float) -> float:
         """Since the last news; infinity before the first."""
         return now_s - self._heard_s.get(topic, -float("inf"))
