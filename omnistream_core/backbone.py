@@ -99,9 +99,7 @@ class Backbone(nn.Module):
         if cache is not None:
             check_cache(cache, grid_hw, rows, b)
             if visible_TT is not None or frame_index_T is not None:
-                raise ValueError(
-                    "visible_TT, frame_index_T: a cache itself knows what is visible and when it was taken"
-                )
+                raise ValueError("visible_TT, frame_index_T and a cache exclude each other: the cache knows both")
             if torch.is_grad_enabled() and any(p.requires_grad for p in self.parameters()):
                 raise ValueError("a cache keeps no gradients: call under torch.inference_mode() or torch.no_grad()")
             cache.reserve(rows, t)

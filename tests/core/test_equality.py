@@ -246,3 +246,5 @@ def test_visibility_must_fit_the_clip(make_backbone):
             backbone(images, visible_TT=wrong)
     with pytest.raises(ValueError, match="exclude each other"):
         backbone(images, KVCache(backbone.config, grid_hw=(2, 2)), visible_TT=torch.ones(3, 3).bool())
+    with pytest.raises(ValueError, match="exclude each other"):
+        backbone(images, KVCache(backbone.config, grid_hw=(2, 2)), frame_index_T=torch.arange(3))
