@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import fields
+from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -22,6 +25,7 @@ from omnistream_core.pretraining.data import (
 from omnistream_core.pretraining.data.batch import frames_of
 from omnistream_core.pretraining.world import WorldConfig, render_clips
 from omnistream_core.types import CameraModel, Frame
+from training import make_shards
 
 WORLD = WorldConfig(height_px=32, width_px=32, frames=3, supersample=1)
 DATA = DataConfig(world=WORLD, chunk_clips=4, chunks=2, shards=2)
@@ -169,3 +173,28 @@ def test_empty_images_are_named_and_an_empty_recording_is_refused(tmp_path):
         write_shard(tmp_path / "b.safetensors", [], (24, 32), Ledger())
     with pytest.raises(BadDataError, match="there are no shards"):
         ShardClips(tmp_path / "nothing", geometry=True)
+
+
+def test_frames_of_a_camera_that_cannot_be_are_left_out_by_name(tmp_path):
+    ledger = Ledger()
+    frames = [*recording(3), *recording(1, focal_px=0.5)]
+    assert write_shard(tmp_path / "a.safetensors", frames, (24, 32), ledger) == 3
+    assert ledger.skipped == [("a, frame 0", "wrong intrinsics")] and ledger.seen == 4
+
+
+def test_shards_of_pictures_that_are_broken_name_them_and_stop_at_too_many(tmp_path, monkeypatch, caplog):
+    def make(folder: Path) -> None:
+        monkeypatch.setattr(sys, "argv", ["make_shards", str(folder), "--out", str(tmp_path / "shards")])
+        make_shards.main()
+
+    image = np.random.default_rng(0).integers(0, 255, (48, 64, 3), dtype=np.uint8)
+    for name, broken in (("few", 1), ("many", 3)):
+        (tmp_path / name).mkdir()
+        for index in range(6):
+            cv2.imwrite(str(tmp_path / name / f"{index}.png"), image)
+        for index in range(broken):
+            (tmp_path / name / f"{index}.png").write_bytes(b"no picture")
+    make(tmp_path / "few")
+    assert "skipped few: undecodable image (1 of 6)" in caplog.text
+    with pytest.raises(BadDataError, match="undecodable image"):
+        make(tmp_path / "many")
