@@ -11,7 +11,7 @@ from typing import Any
 ROBOSUITE_TASKS = ("Lift", "Stack", "PickPlaceCan", "NutAssemblySquare", "Door")
 # Ten and fifty tasks for one policy.
 METAWORLD_SETS = ("MT10", "MT50")
-METAWORLD_IMAGE_SIZE_PX = 96
+METAWORLD_IMAGE_SIZE_PX = 160
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -23,7 +23,8 @@ HOW_TO_GET = (
     "install one (Debian, Ubuntu: apt-get install libegl1 for EGL, libosmesa6 for OSMesa) "
     "and choose it with MUJOCO_GL=egl or MUJOCO_GL=osmesa"
 )
-VISUAL_GEOM_GROUP, COLLISION_GEOM_GROUP, UNSEEN_GEOM_GROUP = 1, 0, 5
+# Of robosuite: group 0 is what collides.
+VISUAL_GEOM_GROUPS, UNSEEN_GEOM_GROUP = (1, 2), 5
 MAX_GEOMS = 10_000
 
 
@@ -70,11 +71,20 @@ def _make_context(backend: str, height_px: int, width_px: int) -> Any:
 class CameraRenderer:
     """Draws what the cameras of a model see, at one size. ``close`` frees the GL context.
 
+    ``groups`` are the groups of geoms that are drawn.
+
     Nothing mirrors and nothing casts a shadow, either of which means drawing the scene once more; and what lies outside
     the picture is left out, since without a GPU the time goes into the triangles of the arm.
     """
 
-    def __init__(self, model: mujoco.MjModel, height_px: int, width_px: int, backend: str = "auto"):
+    def __init__(
+        self,
+        model: mujoco.MjModel,
+        height_px: int,
+        width_px: int,
+        backend: str = "auto",
+        groups: tuple[int, ...] = VISUAL_GEOM_GROUPS,
+    ):
         self._context = _make_context(choose_backend(backend), height_px, width_px)
         import mujoco
 
@@ -86,8 +96,8 @@ class CameraRenderer:
         flags = mujoco.mjtRndFlag
         self._scene.flags[flags.mjRND_REFLECTION] = self._scene.flags[flags.mjRND_SHADOW] = 0
         self._option = mujoco.MjvOption()
-        self._option.geomgroup[COLLISION_GEOM_GROUP] = self._option.geomgroup[UNSEEN_GEOM_GROUP] = 0
-        self._option.geomgroup[VISUAL_GEOM_GROUP] = 1
+        self._option.geomgroup[:] = 0
+        self._option.geomgroup[list(groups)] = 1
         self._gpu = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._gpu)
         self._gpu.readDepthMap = mujoco.mjtDepthMap.mjDEPTH_ZEROFAR

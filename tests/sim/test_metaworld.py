@@ -23,19 +23,31 @@ def reach():
 
 
 def test_it_is_lerobots_environment_at_another_size(reach):
-    """The same seed and actions give the state that LeRobot's own environment gives; only the picture is smaller."""
+    """The same seed and actions give the state that LeRobot's own environment gives; only the picture is smaller, and
+    without shadows."""
     from lerobot.envs.metaworld import MetaworldEnv
 
     own = MetaworldEnv(task="reach-v3", obs_type="pixels_agent_pos")
     actions = np.random.default_rng(0).uniform(-1, 1, (3, 4))
+    own._ensure_env()
+    own._env.model.light_castshadow[:] = own._env.model.mat_reflectance[:] = 0
     ours, theirs = reach.reset(seed=5)[0], own.reset(seed=5)[0]
+    assert ours["pixels"].shape == (48, 48, 3) and theirs["pixels"].shape == (480, 480, 3)
+    blocks = theirs["pixels"].reshape(48, 10, 48, 10, 3).mean((1, 3))
+    assert np.abs(blocks - ours["pixels"]).mean() < 3, "the same view"
     for action in actions:
         np.testing.assert_array_equal(ours["agent_pos"], theirs["agent_pos"])
-        assert ours["pixels"].shape == (48, 48, 3) and theirs["pixels"].shape == (480, 480, 3)
-        blocks = theirs["pixels"].reshape(48, 10, 48, 10, 3).mean((1, 3))
-        assert np.abs(blocks - ours["pixels"]).mean() < 6, "the same view"
         ours, theirs = reach.step(action)[0], own.step(action)[0]
     own.close()
+
+
+def test_pictures_outlive_the_other_environments_of_a_process(reach):
+    before = reach.reset(seed=5)[0]["pixels"]
+    other = MetaworldEnvConfig(task="door-open-v3", image_size_px=48).make_env()
+    assert np.abs(other.reset(seed=5)[0]["pixels"].astype(int) - before).mean() > 3, "another task"
+    other.close()
+    np.testing.assert_array_equal(reach.reset(seed=5)[0]["pixels"], before)
+    assert before.std() > 20, "not black"
 
 
 def test_the_expert_succeeds_and_the_horizon_truncates(reach):
