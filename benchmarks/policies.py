@@ -173,9 +173,9 @@ def only_used_features(config: PreTrainedConfig, env: EnvConfig) -> None:
     config.input_features = {key: declared[key] for key in [*cameras_of(env), "observation.state"]}
 
 
-def say_step(name: str, step: int, steps: int, loss: float) -> None:
+def say_step(name: str, step: int, progress: float, loss: float) -> None:
     if step % 100 == 0:
-        print(f"{name}: step {step} of {steps}, loss {loss:.4f}", flush=True)
+        print(f"{name}: step {step}, {100 * progress:.0f} %, loss {loss:.4f}", flush=True)
 
 
 # ---- evaluation ----

@@ -16,7 +16,7 @@ import typer
 from lerobot.configs import PreTrainedConfig
 from lerobot.utils.import_utils import register_third_party_plugins
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, TaskProgressColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lerobot_policy_omnistream.errors import PolicyError
 from omnistream_core.errors import OmniStreamError
@@ -86,10 +86,10 @@ def train(
     )
     config = _policy_config(policy, setting, device=device, push_to_hub="false")
     with _bar() as bar:
-        row = bar.add_task("training", total=steps)
+        row = bar.add_task("training", total=1)
 
-        def show(step: int, total: int, loss: float) -> None:
-            bar.update(row, completed=step, total=total or None, description=f"loss {loss:.3f}")
+        def show(step: int, progress: float, loss: float) -> None:
+            bar.update(row, completed=progress, description=f"step {step}, loss {loss:.3f}")
 
         *_, report = train_policy(config, dataset, settings, out, show)
     print(f"{report.steps} steps, loss {report.loss:.4f}, {report.samples_per_s:.0f} samples/s; policy in {out}")
@@ -119,7 +119,7 @@ def _policy_config(kind: str, pairs: list[str] | None, **fixed: str) -> PreTrain
 
 
 def _bar() -> Progress:
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
+    columns = [TextColumn("{task.description}"), BarColumn(), TaskProgressColumn()]
     return Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=Console(stderr=True))
 
 

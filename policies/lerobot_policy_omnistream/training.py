@@ -21,8 +21,8 @@ from torch import Tensor
 from lerobot_policy_omnistream.errors import PolicyError
 from lerobot_policy_omnistream.table import FrameTable
 
-# Steps that are timed to find out how many fit into the time given.
-TIMED_STEPS = 10
+# Steps of the schedule of a run that is limited by time.
+SCHEDULE_STEPS = 10_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +47,10 @@ class TrainSettings:
         if (self.steps is None) == (self.minutes is None):
             raise PolicyError(f"steps is {self.steps} and minutes {self.minutes}; exactly one of them is needed")
 
+    def progress(self, steps: int, seconds: float) -> float:
+        """What part of the run is done, 0 ... 1, after so many steps and so much processor time."""
+        return min(1.0, steps / self.steps if self.steps else seconds / (60 * self.minutes))
+
 
 @dataclass(frozen=True, kw_only=True)
 class TrainReport:
@@ -65,7 +69,7 @@ def train_policy(
     root: str | Path,
     settings: TrainSettings,
     out: Path | None = None,
-    show: Callable[[int, int, float], None] = lambda step, steps, loss: None,
+    show: Callable[[int, float, float], None] = lambda step, progress, loss: None,
 ) -> tuple[PreTrainedPolicy, Any, Any, TrainReport]:
     """Trains a fresh policy; returns it with its pre- and postprocessor and the report, and saves all to ``out``.
 
@@ -88,24 +92,25 @@ def _run(
     before: Any,
     table: FrameTable,
     settings: TrainSettings,
-    show: Callable[[int, int, float], None],
+    show: Callable[[int, float, float], None],
 ) -> TrainReport:
     preset = policy.config.get_optimizer_preset()
     optimizer = preset.build(policy.get_optim_params())
     if isinstance(optimizer, torch.optim.Adam | torch.optim.AdamW):
         optimizer.param_groups = [group | {"fused": True, "foreach": False} for group in optimizer.param_groups]
-    steps, scheduler = settings.steps, None
+    schedule_steps = settings.steps or SCHEDULE_STEPS
+    scheduler = _scheduler(policy.config, optimizer, schedule_steps)
     batches, losses = _batches(table, settings), []
     started, processor_started = time.monotonic(), time.process_time()
+    progress = 0.0
     policy.train()
-    while steps is None or len(losses) < steps:
-        if scheduler is None and (steps is not None or len(losses) == TIMED_STEPS):
-            steps = steps or _steps_in(settings.minutes, (time.process_time() - processor_started) / TIMED_STEPS)
-            scheduler = _scheduler(policy.config, optimizer, steps)
+    while progress < 1:
         losses.append(_step(policy, optimizer, before(next(batches)), preset.grad_clip_norm))
+        progress = settings.progress(len(losses), time.process_time() - processor_started)
         if scheduler is not None:
+            scheduler.last_epoch = round(progress * schedule_steps) - 1
             scheduler.step()
-        show(len(losses), steps or 0, losses[-1])
+        show(len(losses), progress, losses[-1])
     processor_s = time.process_time() - processor_started
     tail = losses[-max(1, len(losses) // 10) :]
     return TrainReport(
@@ -137,10 +142,6 @@ def _batches(table: FrameTable, settings: TrainSettings) -> Any:
             queue = torch.cat([queue, table.frames[torch.randperm(len(table.frames), generator=generator)]])
         yield table.batch(queue[: settings.batch_size])
         queue = queue[settings.batch_size :]
-
-
-def _steps_in(minutes: float, seconds_a_step: float) -> int:
-    return max(TIMED_STEPS + 1, round(60 * minutes / seconds_a_step))
 
 
 def _scheduler(config: PreTrainedConfig, optimizer: Any, steps: int) -> Any:

@@ -42,9 +42,9 @@ def test_training_from_cached_features_lowers_the_loss_and_saves_a_policy(datase
         dataset.root,
         settings,
         tmp_path / "policy",
-        lambda step, steps, loss: losses.append((step, steps, loss)),
+        lambda step, progress, loss: losses.append((step, progress, loss)),
     )
-    assert [step for step, _, _ in losses] == list(range(1, 61)) and losses[0][1] == 60
+    assert [step for step, _, _ in losses] == list(range(1, 61)) and losses[14][1] == 0.25
     assert report.loss < 0.7 * losses[0][2] and report.steps == 60 and report.samples_per_s > 0
     loaded = OmnistreamPolicy.from_pretrained(tmp_path / "policy")
     batch = before(training_batch(config, dataset))
@@ -58,10 +58,19 @@ def test_held_out_episodes_are_never_seen(dataset):
         FrameTable(dataset.root, small_config(), episodes=(5,), images=False)
 
 
-def test_time_instead_of_steps(dataset, float_cache):
+def test_all_of_the_time_given_is_used(dataset, float_cache, monkeypatch):
+    """And the learning rate has come down when it is over."""
     config = small_config(feature_cache=str(float_cache))
+    rates, step = [], torch.optim.AdamW.step
+
+    def stepping(self, *args, **kwargs):
+        rates.append(self.param_groups[0]["lr"])
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(torch.optim.AdamW, "step", stepping)
     *_, report = train_policy(config, dataset.root, TrainSettings(minutes=1 / 30, batch_size=4))
-    assert report.steps > 10 and 0.5 < report.processor_seconds < 8
+    assert 2 <= report.processor_seconds < 3 and report.steps == len(rates)
+    assert max(rates) > 0.9 * config.optimizer_lr and rates[-1] < 0.01 * config.optimizer_lr
 
 
 def test_policies_of_lerobot_train_the_same_way(dataset, tmp_path):
