@@ -154,6 +154,9 @@ class OmnistreamConfig(PreTrainedConfig):
             )
         if self.rtc_delay_steps and self.rtc_config is None:
             raise PolicyError(f"rtc_delay_steps is {self.rtc_delay_steps}, but rtc_config is none")
+        horizon = None if self.rtc_config is None else self.rtc_config.execution_horizon
+        if horizon is not None and horizon < 1:
+            raise PolicyError(f"rtc_config.execution_horizon is {horizon}; at least 1 is needed")
 
     # ---- what LeRobot asks ----
 

@@ -27,8 +27,8 @@ class OldChunk:
     """What a new chunk must go on from, for real-time chunking.
 
     Attributes:
-        actions_BTA: the actions of the old chunk that were not carried out yet, from now on; normalised.
-        delay_steps: how many of them will be carried out while the new chunk is computed.
+        actions_BTA: the actions of the old chunk that were not carried out yet, from now on; normalised. One at least.
+        delay_steps: how many of them will be carried out while the new chunk is computed; no more than there are.
         rtc: how the following ones weigh.
     """
 
@@ -234,10 +234,20 @@ def crossfade(chunk_BTA: Tensor, old: OldChunk | None) -> Tensor:
     if old is None:
         return chunk_BTA
     left = old.actions_BTA.shape[1]
-    horizon = min(old.rtc.rtc_config.execution_horizon, left)
-    weights_T = old.rtc.get_prefix_weights(min(old.delay_steps, left), horizon, chunk_BTA.shape[1]).to(chunk_BTA)
+    # What is carried out meanwhile is what was planned, however short the horizon; the padding has no weight.
+    horizon = min(max(old.rtc.rtc_config.execution_horizon, old.delay_steps), left)
+    weights_T = old.rtc.get_prefix_weights(old.delay_steps, horizon, chunk_BTA.shape[1]).to(chunk_BTA)
     padded_BTA = F.pad(old.actions_BTA, (0, 0, 0, chunk_BTA.shape[1] - left))
     return torch.lerp(chunk_BTA, padded_BTA, weights_T[None, :, None])
+
+
+def without_padding(left_BTA: Tensor) -> Tensor:
+    """(B, T', A) less the steps of zeros at the end, with which LeRobot's loop makes left-overs as long as its horizon.
+
+    A head never gives exact zeros; taken for actions they would pull the next chunk to the mean of the data.
+    """
+    planned_T = left_BTA.ne(0).any(dim=-1).any(dim=0)
+    return left_BTA[:, : int(planned_T.nonzero().max()) + 1 if planned_T.any() else 0]
 
 
 def masked_mean(error_BTA: Tensor, valid_BT: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ from lerobot_policy_omnistream.configuration_omnistream import OmnistreamConfig
 from lerobot_policy_omnistream.encoder import Streams, build_encoder, saved_encoder
 from lerobot_policy_omnistream.errors import PolicyError
 from lerobot_policy_omnistream.feature_cache import FeatureCache
-from lerobot_policy_omnistream.heads import HEADS, Context, OldChunk
+from lerobot_policy_omnistream.heads import HEADS, Context, OldChunk, without_padding
 from lerobot_policy_omnistream.language import TextEncoder
 
 Batch = dict[str, Any]
@@ -110,11 +110,11 @@ class OmnistreamPolicy(PreTrainedPolicy):
     def select_action(self, batch: Batch, noise: Tensor | None = None, **kwargs: Any) -> Tensor:
         """(B, A) the next action of every row. The observation is pushed into the stream in any case."""
         self.eval()
-        features = self._observe(batch)
+        features = self._push(batch)
         if self._ensemble is not None:
             return self._ensemble.take(self._plan(features, batch, list(range(self._streams.rows)), noise))
         for has_old, rows in self._plans.due().items():
-            old = self._old_chunk(self._plans.left_over(rows)) if has_old else None
+            old = self._old_chunk(self._plans.left_over(rows), self.config.rtc_delay_steps) if has_old else None
             self._plans.put(rows, self._plan(features, batch, rows, noise, old))
         return self._plans.take()
 
@@ -127,14 +127,26 @@ class OmnistreamPolicy(PreTrainedPolicy):
         prev_chunk_left_over: Tensor | None = None,
         **kwargs: Any,
     ) -> Tensor:
-        """(B, T, A) a chunk from now on; pushes the observation into the stream."""
+        """(B, T, A) a chunk from now on; pushes the observation into the stream.
+
+        Args:
+            noise: (B, T, A) standard normal, for heads that need it.
+            inference_delay: actions that will be carried out while this is computed, steps.
+            prev_chunk_left_over: (B, T', A) or (T', A) what is still planned from now on, normalised.
+        """
         self.eval()
-        features = self._observe(batch)
+        features = self._push(batch)
         old = None
-        if prev_chunk_left_over is not None and self.rtc_processor is not None:
-            left_BTA = prev_chunk_left_over.reshape(-1, *prev_chunk_left_over.shape[-2:])[:, : self.config.chunk_size]
-            old = OldChunk(actions_BTA=left_BTA, delay_steps=inference_delay or 0, rtc=self.rtc_processor)
+        if prev_chunk_left_over is not None:
+            left_BTA = prev_chunk_left_over if prev_chunk_left_over.ndim == 3 else prev_chunk_left_over[None]
+            old = self._old_chunk(without_padding(left_BTA[:, : self.config.chunk_size]), inference_delay or 0)
         return self._plan(features, batch, list(range(self._streams.rows)), noise, old)
+
+    @torch.no_grad()
+    def observe(self, batch: Batch) -> None:
+        """Only push the observation into the stream: where no chunk is due, for ``predict_action_chunk`` later."""
+        self.eval()
+        self._push(batch)
 
     def supports_rtc(self) -> bool:
         return True
@@ -160,7 +172,7 @@ class OmnistreamPolicy(PreTrainedPolicy):
 
     # ---- seeing ----
 
-    def _observe(self, batch: Batch) -> dict[str, Tensor]:
+    def _push(self, batch: Batch) -> dict[str, Tensor]:
         images = {camera: self._image(batch, camera) for camera in self._cameras}
         rows = len(next(iter(images.values())))
         if self._streams is None or self._streams.rows != rows:
@@ -248,10 +260,11 @@ class OmnistreamPolicy(PreTrainedPolicy):
         seeds = [self._plans.count[row] for row in rows]
         return torch.stack([torch.randn(shape_TA, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
-    def _old_chunk(self, left_BTA: Tensor) -> OldChunk | None:
+    def _old_chunk(self, left_BTA: Tensor, delay_steps: int) -> OldChunk | None:
         if self.rtc_processor is None or left_BTA.shape[1] == 0:
             return None
-        return OldChunk(actions_BTA=left_BTA, delay_steps=self.config.rtc_delay_steps, rtc=self.rtc_processor)
+        delay_steps = min(delay_steps, left_BTA.shape[1])
+        return OldChunk(actions_BTA=left_BTA, delay_steps=delay_steps, rtc=self.rtc_processor)
 
     def _check_actions(self, actions_BTA: Tensor) -> None:
         expected = (self.config.chunk_size, self._action_size)

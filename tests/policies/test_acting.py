@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import pytest
 import torch
+import torch.nn.functional as F
+from lerobot.configs import RTCAttentionSchedule
 from lerobot.policies.act.modeling_act import ACTTemporalEnsembler
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 
 from lerobot_policy_omnistream.acting import Ensemble, Plans
 from lerobot_policy_omnistream.configuration_omnistream import HEADS
-from lerobot_policy_omnistream.heads import OldChunk, crossfade
+from lerobot_policy_omnistream.heads import OldChunk, crossfade, without_padding
 
 from .conftest import make, observation, small_config
 
@@ -51,6 +53,25 @@ def test_the_old_chunk_fades_into_the_new_one():
     assert faded[:2].tolist() == [1, 1] and faded[4:].tolist() == [0, 0]
     assert 1 > faded[2] > faded[3] > 0
     assert torch.equal(crossfade(torch.zeros(1, 6, 1), None), torch.zeros(1, 6, 1))
+
+
+@pytest.mark.parametrize("schedule", list(RTCAttentionSchedule))
+@pytest.mark.parametrize("horizon", [1, 3, 6, 20])
+@pytest.mark.parametrize("left", [1, 3, 6])
+def test_beyond_the_old_chunk_there_is_only_the_new_one(schedule, horizon, left):
+    """Both chunks are full of ones: were the padding faded to, or faded from, something else would come out."""
+    rtc = RTCProcessor(RTCConfig(execution_horizon=horizon, prefix_attention_schedule=schedule))
+    for delay in range(left + 1):
+        old = OldChunk(actions_BTA=torch.ones(1, left, 1), delay_steps=delay, rtc=rtc)
+        torch.testing.assert_close(crossfade(torch.ones(1, 6, 1), old), torch.ones(1, 6, 1))
+        during = crossfade(torch.zeros(1, 6, 1), old)[0, :delay, 0]
+        assert during.tolist() == [1] * delay, "what is carried out meanwhile, also beyond the horizon"
+
+
+def test_padding_is_no_plan():
+    left_BTA = torch.tensor([[1.0, 0, 2, 0, 0], [0.0, 0, 3, 0, 0]])[..., None]
+    assert torch.equal(without_padding(left_BTA), left_BTA[:, :3]), "a zero between actions is one of them"
+    assert without_padding(torch.zeros(2, 3, 1)).shape == (2, 0, 1) == without_padding(torch.zeros(2, 0, 1)).shape
 
 
 @pytest.mark.parametrize("head", HEADS)
@@ -95,3 +116,34 @@ def test_lerobots_real_time_loop_can_use_it(dataset):
     left = first[0, 2:]  # without a batch axis, as LeRobot's queue hands it over
     second = policy.predict_action_chunk(before(observation(1, 1)), inference_delay=2, prev_chunk_left_over=left)
     torch.testing.assert_close(second[:, :2], first[:, 2:4])
+
+
+@pytest.mark.parametrize("head", HEADS)
+def test_short_left_overs(dataset, head):
+    """LeRobot's loop pads them with zeros to its horizon, may find the queue empty, and may be slower than it lasts."""
+    policy, before, _ = make(small_config(head=head, rtc_config=RTCConfig(execution_horizon=5)), dataset)
+    seen, noise = before(observation(1, 0)), torch.randn(1, 6, 2)
+
+    def plan(left, delay):
+        policy.reset()
+        return policy.predict_action_chunk(seen, noise=noise, inference_delay=delay, prev_chunk_left_over=left)
+
+    left = torch.full((3, 2), 2.0)
+    torch.testing.assert_close(plan(F.pad(left, (0, 0, 0, 2)), 1), plan(left, 1))
+    assert not torch.allclose(plan(left, 1), plan(None, 1))
+    for nothing in (left[:0], torch.zeros(5, 2)):
+        torch.testing.assert_close(plan(nothing, 1), plan(None, 0))
+    torch.testing.assert_close(plan(left, 5)[0, :3], left, msg="a delay longer than what was left")
+
+
+def test_to_observe_is_to_push_and_nothing_else(dataset):
+    """Planned after observations that were only pushed: as by a policy that planned at each of them."""
+    one, before, _ = make(small_config(), dataset)
+    other, *_ = make(small_config(), dataset)
+    seen = [before(observation(1, seed)) for seed in range(3)]
+    for batch in seen[:2]:
+        assert one.observe(batch) is None
+        other.predict_action_chunk(batch)
+    torch.testing.assert_close(one.predict_action_chunk(seen[2]), other.predict_action_chunk(seen[2]))
+    other.reset()
+    assert not torch.allclose(one.predict_action_chunk(seen[2]), other.predict_action_chunk(seen[2]))

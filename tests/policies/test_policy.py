@@ -10,6 +10,7 @@ import torch
 from lerobot.configs import PreTrainedConfig
 from lerobot.policies import make_policy, make_pre_post_processors
 from lerobot.policies.factory import get_policy_class
+from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from torch import nn
 
 from lerobot_policy_omnistream import OmnistreamConfig, PolicyError
@@ -298,6 +299,7 @@ def test_settings_that_do_not_fit_are_named():
         "n_obs_steps is 2": {"n_obs_steps": 2},
         "n_action_steps must be 1, not 3": {"temporal_ensemble_coeff": 0.1},
         "rtc_delay_steps is 1, but rtc_config is none": {"rtc_delay_steps": 1},
+        "execution_horizon is 0; at least 1": {"rtc_config": RTCConfig(execution_horizon=0)},
         "dim_model is 18; a multiple of .* = 8": {"dim_model": 18},
         "stream_frames is 0": {"stream_frames": 0},
         "state_noise is -1": {"state_noise": -1},

@@ -134,16 +134,35 @@ def act_policy(make_act_policy: Callable[..., Path]) -> Path:
 
 
 @pytest.fixture(scope="session")
-def omnistream_policy(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The project's own policy as small as it gets, of data at 10 Hz: a stream and a chunk of four steps."""
+def make_omnistream_policy(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """Saves the project's own policy as small as it gets, of data at 10 Hz; the folder."""
     pytest.importorskip("lerobot")
     configuration = pytest.importorskip("lerobot_policy_omnistream")
-    config = configuration.OmnistreamConfig(
-        **features(["front"], 2, 2),
-        **{"backbone": "random:tiny", "image_area_px": 48 * 48, "stream_frames": 4, "fps": 10.0, "device": "cpu"},
-        **{"chunk_size": 4, "n_action_steps": 4, "tokens_per_camera": 2, "dim_model": 16, "n_heads": 2},
-    )
-    return save_policy(config, tmp_path_factory.mktemp("omnistream"))
+
+    def make(**settings: Any) -> Path:
+        config = configuration.OmnistreamConfig(
+            **features(["front"], 2, 2),
+            **{"backbone": "random:tiny", "image_area_px": 48 * 48, "stream_frames": 4, "fps": 10.0, "device": "cpu"},
+            **{"tokens_per_camera": 2, "dim_model": 16, "n_heads": 2},
+            **settings,
+        )
+        return save_policy(config, tmp_path_factory.mktemp("omnistream"))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def omnistream_policy(make_omnistream_policy: Callable[..., Path]) -> Path:
+    """A stream and a chunk of four steps."""
+    return make_omnistream_policy(chunk_size=4, n_action_steps=4)
+
+
+@pytest.fixture(scope="session")
+def real_time_policy(make_omnistream_policy: Callable[..., Path]) -> Path:
+    """Chunks of sixteen steps, four of which are carried out, with real-time chunking."""
+    from lerobot.policies.rtc.configuration_rtc import RTCConfig
+
+    return make_omnistream_policy(chunk_size=16, n_action_steps=4, rtc_config=RTCConfig(execution_horizon=8))
 
 
 @pytest.fixture

@@ -314,6 +314,82 @@ def test_the_projects_own_policy_acts_holds_and_says_that_its_rate_is_another(wo
     assert_is_the_chunk(acted, omnistream_policy, robot.grey, 4)
 
 
+def started(workspace: Workspace, policy: Path, domain: int) -> Process:
+    """The node at 10 Hz with a policy of this project whose planning takes three beats."""
+    parameters = SETTINGS | {"policy": str(policy), "rate_hz": 10.0, "max_age_s": 5.0, "task": "0.3"}
+    return workspace.script(Path(__file__).with_name("slow_policy_node.py"), domain, *ros_arguments(parameters))
+
+
+def gaps_s(robot: Robot, seconds: float) -> np.ndarray:
+    """(N,) seconds between the commands that come within so many."""
+    came_s: list[float] = []
+    robot.peer.node.create_subscription(JointTrajectory, COMMAND, lambda _: came_s.append(time.monotonic()), 10)
+    robot.live(1.0)
+    came_s.clear()
+    robot.live(seconds)
+    gaps = np.diff(came_s)
+    print(f"{1 / gaps.mean():.2f} commands a second, the longest gap {gaps.max():.3f} s, late {(gaps > 0.25).sum()}")
+    return gaps
+
+
+@pytest.mark.timeout(1200)  # a loaded machine takes minutes to import LeRobot
+def test_without_real_time_chunking_inference_stalls_the_arm(workspace, make_omnistream_policy, domain):
+    """The policy of the next test without ``rtc_config``: this is what that is there for."""
+    policy = make_omnistream_policy(chunk_size=16, n_action_steps=4)
+    with started(workspace, policy, domain) as process:
+        process.wait_for("configured", 300)
+        with Peer(domain) as peer:
+            robot = Robot(process, peer)
+            robot.until_it_acts()
+            gaps = gaps_s(robot, 8.0)
+        assert process.stop() == 0, process.text()
+    assert (gaps > 0.25).sum() >= 8 and 1 / gaps.mean() < 8, "every fourth action waits for three beats"
+
+
+@pytest.mark.timeout(1200)  # a loaded machine takes minutes to import LeRobot
+def test_with_real_time_chunking_inference_does_not_stall_the_arm(workspace, real_time_policy, domain):
+    with started(workspace, real_time_policy, domain) as process:
+        process.wait_for("configured", 300)
+        with Peer(domain) as peer:
+            robot = Robot(process, peer)
+            robot.until_it_acts()
+            robot.live(1.0)
+            held, resets = int(robot.figure("held")), int(robot.figure("resets"))
+            start = len(robot.commands)
+            gaps = gaps_s(robot, 8.0)
+            commands = robot.commands[start:]
+            assert 1 / gaps.mean() > 9.5 and (gaps > 0.25).sum() <= 2, "a loaded machine may miss a beat"
+            assert (np.abs(np.diff(positions(commands), axis=0)).max(1) > 0).mean() > 0.9, "actions, not one held"
+            assert int(robot.figure("held")) == held
+            assert float(robot.figure("latency ms p50 p95").split()[0]) > 300, "from the observation to its plan"
+
+            assert peer.call(Trigger, f"{NODE}/reset", Trigger.Request()).success
+            robot.live(1.0)
+            emptied = int(robot.figure("held"))
+            assert emptied - held >= 3 and peer.sentence() == "acting", "held while the first plan was made"
+            assert int(robot.figure("resets")) == resets + 1
+
+            robot.say("3.0")  # a plan lasts for 1.6 s
+            for _ in range(20):
+                robot.live(0.5)
+                if "no action is planned, the policy has been deciding for" in peer.sentence():
+                    break
+            assert peer.sentence().startswith("holding: no action is planned"), peer.sentence()
+            waiting = positions(robot.live(0.5)[-3:])
+            assert (waiting == waiting[0]).all(), "the last position"
+            assert process.text().count("holding: no action is planned") >= 1
+            robot.say("0.3")
+            robot.until_it_acts()
+
+            robot.live(6.0, camera=False)
+            assert peer.sentence().startswith("holding: nothing new on /front/image_raw for")
+            held = int(robot.figure("held"))
+            robot.until_it_acts()
+            assert int(robot.figure("held")) - held >= 2, "the plan of before is not carried out"
+            assert int(robot.figure("resets")) == resets + 2
+        assert process.stop() == 0, process.text()
+
+
 @pytest.mark.slow
 def test_robosuite_is_driven(workspace, make_act_policy, domain, tmp_path):
     """A simulated arm moves as the random policy tells it, and its own commands explain where it went."""

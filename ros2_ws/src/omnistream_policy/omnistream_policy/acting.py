@@ -1,6 +1,6 @@
 """From an observation to a command that may be sent. No ROS node, no clock of its own.
 
-Two threads come here: the worker with observations, the timer to hold. One lock keeps their commands in order.
+Two threads come here: the worker with observations, the timer at every beat. One lock keeps their commands in order.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from omnistream_core.errors import SourceError
 from omnistream_policy.limits import Limits
 from omnistream_policy.parameters import PolicySettings
-from omnistream_policy.policy import Policy
+from omnistream_policy.policy import Chunk, Policy, RealTimePolicy
 from omnistream_ros.status import Percentiles
 
 LARGEST_ASPECT_CHANGE = 1.02
@@ -59,7 +59,8 @@ class ActingStatus:
 
 
 class Acting:
-    """
+    """Every decision is sent as soon as it is there.
+
     Args:
         policy: decides.
         limits: of its commands.
@@ -93,27 +94,56 @@ class Acting:
         """
         self._busy_since_s = time.monotonic()
         try:
-            action_A = self._decide(observation)
+            decision = self._decide(observation)
         except Exception as error:
             self._fail(error)
             raise
         finally:
             self._busy_since_s = None
-        self._send_limited(action_A, observation)
+        if decision is not None:
+            self._accept_if_current(decision, observation)
 
-    def _decide(self, observation: Observation) -> np.ndarray:
-        images = {key: self._picture(key, message) for key, message in observation.images.items()}
-        action_A = np.asarray(self._policy.act(images, observation.state_S, observation.task), float)
-        if not np.isfinite(action_A).all():
-            raise SourceError(f"the policy's action is not finite: {action_A.tolist()}")
-        return action_A
+    def beat(self, observation: Observation) -> str:
+        """Carry out what is planned for this beat. Why it is held instead; "" where it is not."""
+        return ""
+
+    def _decide(self, observation: Observation) -> Any:
+        """A decision for ``_accept``; None where none is due."""
+        action_A = self._policy.act(self._pictures(observation), observation.state_S, observation.task)
+        return self._finite(action_A)
+
+    def _accept_if_current(self, decision: Any, observation: Observation) -> None:
+        with self._lock:
+            age_s = time.monotonic() - observation.taken_s
+            is_of_before = observation.taken_s < self._released_s
+            if not self._may_send or is_of_before or age_s > self.settings.max_age_s:
+                self.status.late += 1
+                return
+            self.status.latency_ms.add(age_s * 1e3)
+            self._accept(decision, observation)
+
+    def _accept(self, decision: Any, observation: Observation) -> None:
+        self._send_limited(decision, observation)
+
+    @staticmethod
+    def _finite(actions: np.ndarray) -> np.ndarray:
+        actions = np.asarray(actions, float)
+        if not np.isfinite(actions).all():
+            raise SourceError(f"the policy's action is not finite: {actions.tolist()}")
+        return actions
+
+    def _pictures(self, observation: Observation) -> dict[str, np.ndarray]:
+        return {key: self._picture(key, message) for key, message in observation.images.items()}
 
     def _fail(self, error: Exception) -> None:
         with self._lock:
             self.status.failed += 1
             self.status.failure = f"{type(error).__name__}: {error}"
             if self._may_send:
-                self._send_held()
+                self._give_up()
+
+    def _give_up(self) -> None:
+        self._send_held()
 
     def _picture(self, key: str, message: Any) -> np.ndarray:
         image_HW3 = self._decode(message)
@@ -127,20 +157,13 @@ class Acting:
         return cv2.resize(image_HW3, (width, height), interpolation=cv2.INTER_AREA)
 
     def _send_limited(self, action_A: np.ndarray, observation: Observation) -> None:
-        with self._lock:
-            age_s = time.monotonic() - observation.taken_s
-            is_of_before = observation.taken_s < self._released_s
-            if not self._may_send or is_of_before or age_s > self.settings.max_age_s:
-                self.status.late += 1
-                return
-            limited = self._limits.apply(action_A, self._reference_A(observation))
-            self._last_A = limited.command_A
-            self._send(limited.command_A)
-            self.status.commands += 1
-            self.status.failure = ""
-            self.status.clipped += limited.clipped
-            self.status.slowed += limited.slowed
-            self.status.latency_ms.add(age_s * 1e3)
+        limited = self._limits.apply(action_A, self._reference_A(observation))
+        self._last_A = limited.command_A
+        self._send(limited.command_A)
+        self.status.commands += 1
+        self.status.failure = ""
+        self.status.clipped += limited.clipped
+        self.status.slowed += limited.slowed
 
     def _reference_A(self, observation: Observation) -> np.ndarray:
         """What the next command may differ from by a limited amount: the last one; at first where the arm is, or 0."""
@@ -183,3 +206,37 @@ class Acting:
         """The policy begins anew."""
         self._policy.reset()
         self.status.resets += 1
+
+
+class RealTimeActing(Acting):
+    """Every decision is a plan, of which a beat carries out one action, whatever the worker does meanwhile.
+
+    A beat for which nothing is planned holds. A decision that fails, and every other hold, empties the plan.
+    """
+
+    _policy: RealTimePolicy
+
+    def beat(self, observation: Observation) -> str:
+        with self._lock:
+            action_A = self._policy.take()
+            if action_A is not None:
+                self._send_limited(action_A, observation)
+                return ""
+            self._send_held()
+        return f"no action is planned, the policy has been deciding for {self.busy_s(observation.taken_s):.2f} s"
+
+    def hold(self) -> None:
+        super().hold()  # from here on no plan is accepted
+        self._policy.clear()
+
+    def _decide(self, observation: Observation) -> Chunk | None:
+        chunk = self._policy.plan(self._pictures(observation), observation.state_S, observation.task)
+        if chunk is not None:
+            self._finite(chunk.actions_TA)
+        return chunk
+
+    def _accept(self, decision: Chunk, observation: Observation) -> None:
+        self._policy.merge(decision)
+
+    def _give_up(self) -> None:
+        self._policy.clear()

@@ -2,6 +2,7 @@
 
 Image and state callbacks keep the newest message. A timer at ``rate_hz`` looks whether all of them are fresh: if so it
 hands the newest of each to the one worker thread, which decides, limits and publishes; if not it holds, and says why.
+With a policy that plans in real time the worker plans, and the timer publishes the next action of the plan.
 """
 
 from __future__ import annotations
@@ -23,11 +24,11 @@ from std_msgs.msg import Float64MultiArray
 from std_srvs.srv import SetBool, Trigger
 
 from omnistream_core.errors import ConfigError, OmniStreamError
-from omnistream_policy.acting import Acting, Observation
+from omnistream_policy.acting import Acting, Observation, RealTimeActing
 from omnistream_policy.commands import COMMAND_TYPES, ReadState, command_maker, state_reader
 from omnistream_policy.limits import Limits
 from omnistream_policy.parameters import PolicySettings
-from omnistream_policy.policy import LeRobotPolicy, Policy
+from omnistream_policy.policy import Policy, RealTimePolicy, load_policy
 from omnistream_policy.watch import Watch
 from omnistream_ros.conversions import decode, stamp_ns_of
 from omnistream_ros.managed_node import ManagedNode, image_input
@@ -37,7 +38,7 @@ from omnistream_ros.worker import Mailbox, Throttle, Worker
 
 NODE_NAME = "policy_node"
 DIAGNOSTICS_PERIOD_S = 1.0
-PolicyFactory = Callable[[PolicySettings], Policy]
+PolicyFactory = Callable[[PolicySettings], Policy | RealTimePolicy]
 
 
 class PolicyNode(ManagedNode):
@@ -47,7 +48,7 @@ class PolicyNode(ManagedNode):
         arguments: passed on to the node: ``context``, ``parameter_overrides``, ...
     """
 
-    def __init__(self, *, policy_factory: PolicyFactory = LeRobotPolicy, **arguments: Any) -> None:
+    def __init__(self, *, policy_factory: PolicyFactory = load_policy, **arguments: Any) -> None:
         super().__init__(NODE_NAME, **arguments)
         self._policy_factory = policy_factory
         self._throttle = Throttle()
@@ -70,7 +71,7 @@ class PolicyNode(ManagedNode):
         self._arm_A: np.ndarray | None = None
         self._state_complaint, self._rate_complaint = "", ""
         self._watch = Watch(())
-        self._holding = ""
+        self._holding, self._waiting = "", ""  # why: for fresh inputs or a service; for a plan
 
     # ---- lifecycle ----
 
@@ -92,7 +93,8 @@ class PolicyNode(ManagedNode):
             if self.context.ok():  # after a signal nothing can be sent
                 publisher.publish(make_command(command_A, self.get_clock().now().to_msg()))
 
-        acting = Acting(policy, limits, settings, decode, send)
+        kind = RealTimeActing if isinstance(policy, RealTimePolicy) else Acting
+        acting = kind(policy, limits, settings, decode, send)
         self._acting = acting
         self._worker = Worker(Mailbox(1), lambda frames: acting.act(frames[0]), self._on_worker_error)
         self._made.append(self._worker.stop)
@@ -123,7 +125,7 @@ class PolicyNode(ManagedNode):
         self._stop_commanding()
         return super().on_deactivate(state)
 
-    def _subscribe(self, settings: PolicySettings, policy: Policy, read_state: ReadState) -> None:
+    def _subscribe(self, settings: PolicySettings, policy: Policy | RealTimePolicy, read_state: ReadState) -> None:
         kind, suffix, qos = image_input(settings)
         topics = {}
         for key, camera in policy.shape.cameras().items():
@@ -206,6 +208,7 @@ class PolicyNode(ManagedNode):
             task=self._table.settings().task,
             taken_s=now_s,
         )
+        self._wait(self._acting.beat(observation))
         self._acting.status.skipped += self._worker.mailbox.put(0, observation)
 
     def _reason_to_hold(self, now_s: float) -> str:
@@ -229,10 +232,19 @@ class PolicyNode(ManagedNode):
             self.get_logger().warning(f"holding: {reason}")
             self._publish_diagnostics()
 
+    def _wait(self, reason: str) -> None:
+        """A hold of single beats, for which nothing is planned: the worker goes on."""
+        begins = bool(reason) and not self._waiting
+        self._waiting = reason
+        if begins:
+            if self._throttle("waiting") is not None:
+                self.get_logger().warning(f"holding: {reason}")
+            self._publish_diagnostics()
+
     def _go_on(self, now_s: float) -> None:
         """After a hold the world may have changed: the policy begins anew."""
         assert self._acting is not None and self._worker is not None
-        self._holding = ""
+        self._holding, self._waiting = "", ""
         self._acting.release(now_s)
         self._worker.mailbox.command(self._acting.reset)
         self.get_logger().info("acting")
@@ -269,6 +281,8 @@ class PolicyNode(ManagedNode):
         failure = self._acting.status.failure if self._acting else ""
         if failure:
             return DiagnosticStatus.ERROR, f"no decision: {failure}"
+        if self._waiting:
+            return DiagnosticStatus.ERROR, f"holding: {self._waiting}"
         if self._rate_complaint:
             return DiagnosticStatus.WARN, f"acting, but {self._rate_complaint}"
         return DiagnosticStatus.OK, "acting"
@@ -292,7 +306,7 @@ class PolicyNode(ManagedNode):
         }
 
 
-def main(args: list[str] | None = None, *, policy_factory: PolicyFactory = LeRobotPolicy) -> None:
+def main(args: list[str] | None = None, *, policy_factory: PolicyFactory = load_policy) -> None:
     """Run the node until SIGINT or SIGTERM."""
     code = run(partial(PolicyNode, policy_factory=policy_factory), args)
     gc.freeze()  # or leaving Python walks through all of LeRobot
