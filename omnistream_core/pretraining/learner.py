@@ -63,6 +63,11 @@ class TaskBatch:
     views: Views | None = None
     with_gram: bool = False
 
+    @property
+    def memory(self) -> dict[str, Tensor | None]:
+        """What the backbone is told of the frames' memory."""
+        return {"visible_TT": self.visible_TT, "frame_index_T": self.frame_index_T}
+
 
 class Projections(nn.Module):
     """The projection heads of self-supervision: one for CLS, one for patches."""
@@ -141,8 +146,7 @@ class Learner(nn.Module):
 
     def _geometry(self, batch: TaskBatch) -> dict[str, Tensor]:
         assert batch.images_BT3HW is not None and batch.truth is not None
-        seen = {"visible_TT": batch.visible_TT, "frame_index_T": batch.frame_index_T}
-        output = self.model(self._input(batch.images_BT3HW), **seen)
+        output = self.model(self._input(batch.images_BT3HW), **batch.memory)
         assert output.geometry is not None
         with self._exactly():
             return geometry_losses(output.geometry, batch.truth, self.config.geometry)
@@ -153,8 +157,7 @@ class Learner(nn.Module):
 
     def _text(self, batch: TaskBatch) -> dict[str, Tensor]:
         assert batch.images_BT3HW is not None and batch.words is not None and self.language is not None
-        seen = {"visible_TT": batch.visible_TT, "frame_index_T": batch.frame_index_T}
-        features = self.model.backbone(self._input(batch.images_BT3HW), **seen)
+        features = self.model.backbone(self._input(batch.images_BT3HW), **batch.memory)
         logits_BLV = self.language(features, batch.words.ids_BL)
         with self._exactly():
             return {"answer": answer_loss(logits_BLV, batch.words.labels_BL)}
