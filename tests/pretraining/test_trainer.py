@@ -23,6 +23,7 @@ from omnistream_core.config import BackboneConfig
 from omnistream_core.errors import ConfigError
 from omnistream_core.heads.language import LanguageConfig, LanguageHead
 from omnistream_core.model import OmniStreamModel, build_model
+from omnistream_core.pretraining import learner as learner_module
 from omnistream_core.pretraining.config import ParallelConfig, Stage, Task
 from omnistream_core.pretraining.data import generator_for
 from omnistream_core.pretraining.export import export_checkpoint
@@ -219,6 +220,33 @@ def test_every_trained_parameter_gets_a_gradient_and_teachers_none():
         frozen = name.startswith(("teacher.", "anchor."))
         assert (parameter.grad is None) == frozen, name
         assert not learner.teacher.training and not learner.anchor.training
+
+
+LOSSES = ("geometry_losses", "dino_loss", "ibot_loss", "koleo_loss", "gram_loss", "sinkhorn_knopp")
+
+
+def test_every_loss_is_computed_in_float32_under_autocast(monkeypatch):
+    lowered: dict[str, set[bool]] = {}
+
+    def watched(name):
+        whole = getattr(learner_module, name)
+
+        def loss(*arguments, **settings):
+            lowered.setdefault(name, set()).add(torch.is_autocast_enabled("cpu"))
+            return whole(*arguments, **settings)
+
+        return loss
+
+    for name in LOSSES:
+        monkeypatch.setattr(learner_module, name, watched(name))
+    learner, feed = Learner(small_run()).train(), Feed(small_run(), Processes(), None)
+    for task in small_run().tasks:
+        batch = feed.batch(task, 0, small_run().stages[1], StageStart(), with_gram=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            terms = learner(batch)
+            assert torch.is_autocast_enabled("cpu"), "autocast is left as it was"
+        assert {term.dtype for term in terms.values()} == {torch.float32}
+    assert lowered == {name: {False} for name in LOSSES}
 
 
 def test_words_reach_the_backbone_and_travel_with_the_checkpoint(tmp_path):
