@@ -26,7 +26,7 @@ import torch
 
 from omnistream_core.config import StreamConfig
 from omnistream_core.errors import ConfigError
-from omnistream_core.evaluation.world import PROBES, WorldEvaluation, evaluate_world
+from omnistream_core.evaluation.world import WorldEvaluation, evaluate_world
 from omnistream_core.model import OmniStreamModel
 from omnistream_core.pretraining.config import TrainConfig
 from omnistream_core.pretraining.data import WorldPool
@@ -38,14 +38,7 @@ RECIPES: dict[str, Callable[..., TrainConfig]] = {
     **{"tiny": recipes.tiny, "small": recipes.small},
     **{"small-cpu": recipes.small_cpu, "large": recipes.large, "large-512": recipes.large_512},
 }
-# As omnistream eval world --quick --no-compare.
-MILESTONE = WorldEvaluation(
-    probes=tuple(name for name in PROBES if name != "questions"),
-    judge_clips=16,
-    fit_clips=32,
-    jf_clips=6,
-    compared=False,
-)
+MILESTONE = WorldEvaluation(compared=False).quick()  # omnistream eval world --quick --no-compare
 TOKENIZER_CLIPS = 512  # whose words the small decoder's tokenizer is made from
 
 
