@@ -108,7 +108,7 @@ class Speedometer:
         dtype = torch.bfloat16 if config.bf16 else torch.float32
         self.peak_flops = product_flops_per_s(dtype, torch.device(config.device), repeats=2)
         self.step_flops, self._counted = 0, False
-        self._time, self._frames, self._last, self._steps = time.monotonic(), 0, 0, 0
+        self.begin(0)
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -122,6 +122,10 @@ class Speedometer:
         with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
             yield
         self.step_flops += counter.get_total_flops()
+
+    def begin(self, frames: int) -> None:
+        """Look from now on; ``frames`` have been trained on before."""
+        self._time, self._frames, self._last, self._steps = time.monotonic(), frames, frames, 0
 
     def tick(self, frames: int) -> None:
         """A step is done; ``frames`` have been trained on so far."""

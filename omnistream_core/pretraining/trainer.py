@@ -54,13 +54,8 @@ def train(
             hold what the round was trained on.
         BadDataError: too many broken clips.
     """
-    run, began = Run(config, folder, texts), time.monotonic()
-    with run.monitor:
-        while run.progress < 1.0:
-            run.step()
-            if run.paused(began, pause_after_s):
-                break
-    run.save()
+    run = Run(config, folder, texts)
+    run.go_on(pause_after_s)
     return run.learner
 
 
@@ -122,6 +117,17 @@ class Run:
         """The stage of this moment."""
         return self.config.stages[self.clock.stage]
 
+    def go_on(self, pause_after_s: float | None = None) -> None:
+        """Step to the end of the run, or for so much time, and save; what passes between two calls is not counted."""
+        began = self._mark = self._saved = time.monotonic()
+        self.monitor.speed.begin(self.clock.frames)
+        with self.monitor:
+            while self.progress < 1.0:
+                self.step()
+                if self._paused(began, pause_after_s):
+                    break
+        self.save()
+
     def step(self) -> dict[str, float]:
         """One round over all tasks, one update; returns the terms of the loss by ``task/term``."""
         self._enter_stage()
@@ -153,8 +159,7 @@ class Run:
             losses: dict[str, Tensor] = self.module(batch)
         return losses
 
-    def paused(self, began: float, pause_after_s: float | None) -> bool:
-        """Whether this start has had its time."""
+    def _paused(self, began: float, pause_after_s: float | None) -> bool:
         return pause_after_s is not None and _agreed(time.monotonic() - began, self.processes) > pause_after_s
 
     def save(self) -> None:

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -24,6 +25,7 @@ from omnistream_core.errors import ConfigError
 from omnistream_core.heads.language import LanguageConfig, LanguageHead
 from omnistream_core.model import OmniStreamModel, build_model
 from omnistream_core.pretraining import learner as learner_module
+from omnistream_core.pretraining import monitor
 from omnistream_core.pretraining.config import ParallelConfig, Stage, Task
 from omnistream_core.pretraining.data import generator_for
 from omnistream_core.pretraining.export import export_checkpoint
@@ -57,6 +59,17 @@ def test_counting_leaves_compiled_functions_compiled() -> None:
         speed.tick(step)
     assert compiles.frame_count == 1, "a compiled function fell back to plain execution"
     assert speed.step_flops == 2 * 8**3, "counted on the first step, and there alone"
+
+
+def test_a_run_that_goes_on_counts_no_earlier_frames_for_its_speed(monkeypatch):
+    now_s = [0.0]
+    monkeypatch.setattr(monitor, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    speed = Speedometer(small_run())
+    now_s[0] = 10.0
+    speed.begin(1_000_000)
+    now_s[0] = 12.0
+    speed.tick(1_000_008)
+    assert speed.figures()["frames_per_s"] == 4.0
 
 
 def test_heads_learn_on_a_frozen_backbone(tmp_path: Path) -> None:
