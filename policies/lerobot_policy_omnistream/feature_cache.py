@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +102,24 @@ class FeatureCache:
 
 
 def dataset_hash(root: str | Path) -> str:
-    """A short name of a LeRobotDataset's recordings: of all its tables and videos, to the byte."""
+    """A short name of a LeRobotDataset's recordings: of all its tables and videos, to the byte.
+
+    A process reads files once, as long as their sizes and times stay.
+    """
+    root = Path(root).resolve()
+    found = [path for kind in ("data", "videos") for path in sorted((root / kind).rglob("*")) if path.is_file()]
+    stats = [(path, path.stat()) for path in found]
+    return _hash_of(root, tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+
+
+@lru_cache
+def _hash_of(root: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for kind in ("data", "videos"):
-        for file in sorted(path for path in (Path(root) / kind).rglob("*") if path.is_file()):
-            digest.update(f"{file.relative_to(root).as_posix()} {file.stat().st_size}".encode())
-            with file.open("rb") as content:
-                while block := content.read(1 << 20):
-                    digest.update(block)
+    for file, size, _ in files:
+        digest.update(f"{file.relative_to(root).as_posix()} {size}".encode())
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()[:16]
 
 
