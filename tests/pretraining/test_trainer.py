@@ -198,12 +198,12 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_it_spoils_the_weights
     before = {name: value.clone() for name, value in run.learner.state_dict().items()}
     first = next(run.learner.model.parameters())
     first.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(TrainingStoppedError, match=r"gradient of norm (nan|inf)"), run.monitor:
+    with pytest.raises(TrainingStoppedError, match=r"gradient of norm (nan|inf)") as stopped, run.monitor:
         run.step()
     assert all(torch.equal(value, before[name]) for name, value in run.learner.state_dict().items())
-    assert {path.name for path in tmp_path.glob("stopped-*")} == {
-        f"stopped-0-{kind}.safetensors" for kind in ("geometry", "image", "video")
-    }
+    kept = [f"stopped-0-{kind}.safetensors" for kind in ("geometry", "image", "video")]
+    assert {path.name for path in tmp_path.glob("stopped-*")} == set(kept)
+    assert str(stopped.value).endswith(f"is in {tmp_path}: {', '.join(kept)}")
 
 
 def test_a_run_draws_pictures_and_tells_its_speed(tmp_path):
