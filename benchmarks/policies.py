@@ -44,7 +44,7 @@ from lerobot_env_omnistream import MetaworldEnvConfig, RobosuiteEnvConfig
 from lerobot_env_omnistream.environments import EnvConfig
 from lerobot_env_omnistream.recording import record
 from lerobot_policy_omnistream.encoder import build_encoder
-from lerobot_policy_omnistream.feature_cache import build_feature_cache, dataset_hash, open_blocks
+from lerobot_policy_omnistream.feature_cache import build_feature_cache, dataset_hash, open_blocks, write_whole
 from lerobot_policy_omnistream.training import TrainSettings, train_policy
 from training.policies import (
     METAWORLD_IMAGE_SIZE_PX,
@@ -140,7 +140,7 @@ def features(task: str, recipe: PolicyRecipe, places: Places) -> tuple[Path, flo
         before_s = spent_s - time.process_time()
 
         def show(done: int) -> None:
-            cost.write_text(json.dumps({"processor_s": before_s + time.process_time()}))
+            write_whole(cost, json.dumps({"processor_s": before_s + time.process_time()}))
 
         build_feature_cache(blocks, encoder, out, cameras=cameras, show=show)
         spent_s = json.loads(cost.read_text())["processor_s"]
@@ -289,9 +289,7 @@ def write_entry(path: Path, key: tuple[str, ...], value: dict) -> None:
         place = place.setdefault(part, {})
     place[key[-1]] = value
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(table, indent=1) + "\n")
-    temporary.replace(path)
+    write_whole(path, json.dumps(table, indent=1) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:

@@ -133,6 +133,13 @@ def read_info(folder: Path) -> CacheInfo:
         raise PolicyError(f"{folder / DESCRIPTION} cannot be read: {error}") from error
 
 
+def write_whole(path: Path, text: str) -> None:
+    """A reader finds the old file or the new one, never half of it, whenever this is killed."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
+
+
 def build_feature_cache(
     dataset: Any,
     encoder: Encoder,
@@ -174,7 +181,7 @@ def build_feature_cache(
             for file in maps.values():
                 file.flush()
             done.add(episode)
-            _write_whole(partial / "done.json", sorted(done))
+            write_whole(partial / "done.json", json.dumps(sorted(done)))
         show(episode + 1)
     for note in ("begun.json", "done.json"):
         (partial / note).unlink(missing_ok=True)
@@ -272,15 +279,8 @@ def _begin_or_resume(partial: Path, info: CacheInfo) -> set[int]:
     (partial / "done.json").unlink(missing_ok=True)
     for camera in info.shapes:
         _map(partial, camera, info, "w+")
-    begun.write_text(json.dumps(_plain(info)))
+    write_whole(begun, json.dumps(_plain(info)))
     return set()
-
-
-def _write_whole(path: Path, value: Any) -> None:
-    """A reader finds the old file or the new one, never half of it."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value))
-    temporary.replace(path)
 
 
 def _plain(info: CacheInfo) -> Any:
