@@ -18,7 +18,6 @@ import json
 import logging
 import math
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -191,15 +190,16 @@ def evaluate(
     for env in environment(task, perturbation).single_tasks():
         done = {trial["seed"] for trial in trials if trial["task"] == env.task}
         missing = [seed for seed in seeds if seed not in done]
-        runner = Runner(env, policy_folder) if missing else None
+        if not missing:
+            continue
+        runner = Runner(env, policy_folder)
         for seed in missing:
             wanted = {True, False} - {trial["success"] for trial in trials}
             trials.append({"task": env.task, **runner(seed, video, wanted)})
             with log.open("a") as file:
                 file.write(json.dumps(trials[-1]) + "\n")
             print(f"{name} {perturbation}: {trials[-1]}", flush=True)
-        if runner is not None:
-            runner.close()
+        runner.close()
     return entry([trial for trial in trials if trial["seed"] in seeds], policy_folder)
 
 
@@ -353,4 +353,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()
