@@ -173,6 +173,13 @@ def test_two_processes_compute_what_one_does(smooth, tmp_path, sharding):
     assert losses(tmp_path)[-1] == pytest.approx(losses(smooth)[-1], abs=1e-5, rel=1e-5)
 
 
+def test_pictures_of_a_sharded_run_leave_its_weights_in_their_places(tmp_path):
+    """The anchor is set, weight by weight, right after a picture."""
+    changes = {"sharding": "fsdp2", "steps": 2, "pictures_every": 1}
+    assert program(tmp_path, changes, LAUNCHER).wait(timeout=300) == 0
+    assert (tmp_path / "sample.png").exists() and "video/gram" in losses(tmp_path)[-1]
+
+
 def test_a_spike_stops_the_run_and_leaves_the_batch(tmp_path):
     run = Run(small_run(steps=1000), tmp_path)
     run.clock.step, run.clock.mean_loss = 100, {"geometry": 1e-3, "image": 1e9}
