@@ -16,13 +16,15 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
+from typing import TypeAlias, TypeVar
 
 import torch
 from torch import Tensor
 
+from omnistream_core.backbone import BackboneOutput
 from omnistream_core.bench.machine import facts, seconds
 from omnistream_core.bench.run import sharpened_model
-from omnistream_core.cache import KVCache
+from omnistream_core.cache import FrameSlots, KVCache
 from omnistream_core.packed import NativeBackbone
 
 WRITTEN = Path(__file__).parent / "results" / "engine_check.json"
@@ -34,34 +36,41 @@ PAIRS = {  # ratio: time of the first over time of the second
     "window over whole memory, native": ("native whole", "native window"),
     "frame 10,000 over frame 12, native": ("native window", "native far"),
 }
+Step: TypeAlias = Callable[[], Tensor]
+Memory = TypeVar("Memory", bound=FrameSlots)
 
 
-def steps_of(dtype: torch.dtype) -> dict[str, Callable[[], Tensor]]:
+def steps_of(dtype: torch.dtype) -> dict[str, Step]:
     """The next frame of each kind of memory, as a function that may be called again and again."""
     backbone = sharpened_model("small", CPU, dtype).backbone
-    native, side = NativeBackbone(backbone, dtype), {"grid_hw": (SIZE_PX // 16, SIZE_PX // 16)}
-    memories = {
-        "plain whole": KVCache(backbone.config, window=None, dtype=dtype, **side),
-        "plain window": KVCache(backbone.config, window=WINDOW, dtype=dtype, **side),
-        "native whole": native.memory(window=None, **side),
-        "native window": native.memory(window=WINDOW, **side),
-        "native far": native.memory(window=WINDOW, **side),
+    native, grid_hw = NativeBackbone(backbone, dtype), (SIZE_PX // 16, SIZE_PX // 16)
+    plain_memory = partial(KVCache, backbone.config, grid_hw=grid_hw, dtype=dtype)
+    native_memory = partial(native.memory, grid_hw=grid_hw)
+    steps = {
+        "plain whole": last_frame(backbone, plain_memory(window=None), dtype),
+        "plain window": last_frame(backbone, plain_memory(window=WINDOW), dtype),
+        "native whole": last_frame(native, native_memory(window=None), dtype),
+        "native window": last_frame(native, native_memory(window=WINDOW), dtype),
     }
-    images = torch.randn(1, FRAMES, 3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(0)).to(dtype)
-    steps = {}
-    for name, memory in memories.items():
-        model = backbone if name.startswith("plain") else native
-        for t in range(FRAMES - 1):
-            model(images[:, t : t + 1], memory)
-        steps[name] = partial(again, model, images[:, -1:], memory)
-    memories["native far"].advance([0], 10_000 - FRAMES)
+    far = native_memory(window=WINDOW)
+    steps["native far"] = last_frame(native, far, dtype)
+    far.advance([0], 10_000 - FRAMES)
     return steps
 
 
-def again(model, image: Tensor, memory) -> Tensor:
-    patches = model(image, memory).patches_BTND
-    memory.advance([0], -1)
-    return patches
+def last_frame(model: Callable[[Tensor, Memory], BackboneOutput], memory: Memory, dtype: torch.dtype) -> Step:
+    """Shows the memory all frames but the last; that one as a step that leaves the memory as it was."""
+    images = torch.randn(1, FRAMES, 3, SIZE_PX, SIZE_PX, generator=torch.Generator().manual_seed(0)).to(dtype)
+    *earlier, last = images.split(1, dim=1)
+    for image in earlier:
+        model(image, memory)
+
+    def step() -> Tensor:
+        patches = model(last, memory).patches_BTND
+        memory.advance([0], -1)
+        return patches
+
+    return step
 
 
 def ratios(dtypes: list[str], repeats: int) -> dict[str, float]:

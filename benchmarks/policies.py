@@ -18,7 +18,6 @@ import json
 import logging
 import math
 import os
-import sys
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -44,7 +43,7 @@ from lerobot_env_omnistream import MetaworldEnvConfig, RobosuiteEnvConfig
 from lerobot_env_omnistream.environments import EnvConfig
 from lerobot_env_omnistream.recording import record
 from lerobot_policy_omnistream.encoder import build_encoder
-from lerobot_policy_omnistream.feature_cache import build_feature_cache, dataset_hash, open_blocks
+from lerobot_policy_omnistream.feature_cache import build_feature_cache, dataset_hash, open_blocks, write_whole
 from lerobot_policy_omnistream.training import TrainSettings, train_policy
 from training.policies import (
     METAWORLD_IMAGE_SIZE_PX,
@@ -140,7 +139,7 @@ def features(task: str, recipe: PolicyRecipe, places: Places) -> tuple[Path, flo
         before_s = spent_s - time.process_time()
 
         def show(done: int) -> None:
-            cost.write_text(json.dumps({"processor_s": before_s + time.process_time()}))
+            write_whole(cost, json.dumps({"processor_s": before_s + time.process_time()}))
 
         build_feature_cache(blocks, encoder, out, cameras=cameras, show=show)
         spent_s = json.loads(cost.read_text())["processor_s"]
@@ -191,15 +190,16 @@ def evaluate(
     for env in environment(task, perturbation).single_tasks():
         done = {trial["seed"] for trial in trials if trial["task"] == env.task}
         missing = [seed for seed in seeds if seed not in done]
-        runner = Runner(env, policy_folder) if missing else None
+        if not missing:
+            continue
+        runner = Runner(env, policy_folder)
         for seed in missing:
             wanted = {True, False} - {trial["success"] for trial in trials}
             trials.append({"task": env.task, **runner(seed, video, wanted)})
             with log.open("a") as file:
                 file.write(json.dumps(trials[-1]) + "\n")
             print(f"{name} {perturbation}: {trials[-1]}", flush=True)
-        if runner is not None:
-            runner.close()
+        runner.close()
     return entry([trial for trial in trials if trial["seed"] in seeds], policy_folder)
 
 
@@ -289,9 +289,7 @@ def write_entry(path: Path, key: tuple[str, ...], value: dict) -> None:
         place = place.setdefault(part, {})
     place[key[-1]] = value
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(table, indent=1) + "\n")
-    temporary.replace(path)
+    write_whole(path, json.dumps(table, indent=1) + "\n")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -355,4 +353,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

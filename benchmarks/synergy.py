@@ -46,9 +46,8 @@ def probe(checkpoint: Path, clips: int, *, compared: bool) -> dict[str, Any]:
     if not kept.exists():
         model = OmniStreamModel.from_pretrained(checkpoint)
         model.heads, model.config = None, replace(model.config, heads=None)
-        judged = WorldEvaluation(
-            judge_clips=clips, fit_clips=2 * clips, jf_clips=max(1, clips * 3 // 8), compared=compared
-        )
+        whole = WorldEvaluation(compared=compared)
+        judged = whole.scaled(clips / whole.judge_clips)
         kept.write_text(json.dumps(evaluate_world(model, StreamConfig(), judged)))
     return dict(json.loads(kept.read_text()))
 

@@ -10,6 +10,7 @@ import logging
 import os
 import re
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -272,20 +273,15 @@ def eval_world(
     dtype: Precision = "float32",
 ) -> None:
     """Depth, pose, and probes of frozen features on held-out clips of the procedural world, random beside."""
-    from omnistream_core.evaluation.world import PROBES, WorldEvaluation, evaluate_world
+    from omnistream_core.evaluation.world import WorldEvaluation, evaluate_world
     from omnistream_core.model import OmniStreamModel
     from omnistream_core.pretraining.world import WorldConfig
 
-    share = 4 if quick else 1
-    chosen = tuple(name for name in PROBES if not (quick and name == "questions"))
-    config = WorldEvaluation(
-        probes=chosen if probes is None else tuple(name.strip() for name in probes.split(",")),
-        judge_clips=max(1, clips // share),
-        fit_clips=max(4, fit_clips // share),
-        jf_clips=max(1, 24 // share),
-        world=WorldConfig(frames=frames),
-        compared=compare,
-    )
+    config = WorldEvaluation(judge_clips=clips, fit_clips=fit_clips, world=WorldConfig(frames=frames), compared=compare)
+    if quick:
+        config = config.quick()
+    if probes is not None:
+        config = replace(config, probes=tuple(name.strip() for name in probes.split(",")))
     stream = _stream_config(window, sink, device, dtype)
     with Console(stderr=True).status("starting") as status:
         figures = evaluate_world(OmniStreamModel.from_pretrained(model), stream, config, on_stage=status.update)

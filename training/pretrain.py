@@ -26,26 +26,19 @@ import torch
 
 from omnistream_core.config import StreamConfig
 from omnistream_core.errors import ConfigError
-from omnistream_core.evaluation.world import PROBES, WorldEvaluation, evaluate_world
+from omnistream_core.evaluation.world import WorldEvaluation, evaluate_world
 from omnistream_core.model import OmniStreamModel
 from omnistream_core.pretraining.config import TrainConfig
 from omnistream_core.pretraining.data import WorldPool
 from omnistream_core.pretraining.export import export_checkpoint
-from omnistream_core.pretraining.trainer import train
+from omnistream_core.pretraining.trainer import Run, train
 from training import recipes
 
 RECIPES: dict[str, Callable[..., TrainConfig]] = {
     **{"tiny": recipes.tiny, "small": recipes.small},
     **{"small-cpu": recipes.small_cpu, "large": recipes.large, "large-512": recipes.large_512},
 }
-# As omnistream eval world --quick --no-compare.
-MILESTONE = WorldEvaluation(
-    probes=tuple(name for name in PROBES if name != "questions"),
-    judge_clips=16,
-    fit_clips=32,
-    jf_clips=6,
-    compared=False,
-)
+MILESTONE = WorldEvaluation(compared=False).quick()  # omnistream eval world --quick --no-compare
 TOKENIZER_CLIPS = 512  # whose words the small decoder's tokenizer is made from
 
 
@@ -69,17 +62,17 @@ def train_by_milestones(config: TrainConfig, folder: Path, every_s: float) -> No
     """Train to the end, and at every milestone judge the frozen backbone: ``world-<step>.json`` in ``folder``."""
     if "RANK" in os.environ:
         raise ConfigError("milestones are for one process; evaluate what torchrun trains with omnistream eval world")
+    run = Run(config, folder, texts(config))
     done = False
     while not done:
-        train(config, folder, texts(config), pause_after_s=every_s)
-        facts = export_checkpoint(config, folder, folder / "checkpoint")
-        minutes = facts["elapsed_s"] / 60
-        done = minutes >= config.minutes if config.steps is None else facts["step"] >= config.steps
+        run.go_on(every_s)
+        done = run.progress >= 1.0
+        export_checkpoint(config, folder, folder / "checkpoint")
         figures = evaluate_world(OmniStreamModel.from_pretrained(folder / "checkpoint"), StreamConfig(), MILESTONE)
-        (folder / f"world-{facts['step']:08d}.json").write_text(json.dumps(figures, indent=1) + "\n")
+        (folder / f"world-{run.clock.step:08d}.json").write_text(json.dumps(figures, indent=1) + "\n")
         shown = ("abs_rel", "ate_ratio", "knn_top1", "motion_order", "jf")
         told = ", ".join(f"{name} {figures[name]:.3f}" for name in shown if name in figures)
-        logging.info("milestone at step %d: %s", facts["step"], told)
+        logging.info("milestone at step %d: %s", run.clock.step, told)
 
 
 def parse() -> argparse.Namespace:

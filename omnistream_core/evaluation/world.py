@@ -62,6 +62,19 @@ class WorldEvaluation:
         if self.world.frames < 4:
             raise ConfigError(f"clips of {self.world.frames} frames: at least 4 are needed")
 
+    def scaled(self, share: float) -> WorldEvaluation:
+        """The same on so many times the clips, rounded down, but on no fewer than the probes need."""
+
+        def part(clips: int, least: int) -> int:
+            return max(least, int(share * clips))
+
+        judge_clips, fit_clips, jf_clips = part(self.judge_clips, 1), part(self.fit_clips, 4), part(self.jf_clips, 1)
+        return replace(self, judge_clips=judge_clips, fit_clips=fit_clips, jf_clips=jf_clips)
+
+    def quick(self) -> WorldEvaluation:
+        """For milestones: a quarter of the clips, no questions."""
+        return replace(self.scaled(1 / 4), probes=tuple(name for name in self.probes if name != "questions"))
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class _HeldOut:

@@ -5,9 +5,11 @@ Shape letters: V views, G global views, B clips, T frames, X = B * T images, N p
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -38,6 +40,8 @@ if TYPE_CHECKING:
 
 from omnistream_core.types import GeometryOutput
 
+Losses: TypeAlias = Callable[[], dict[str, Tensor]]
+
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class TaskBatch:
@@ -62,6 +66,11 @@ class TaskBatch:
     words: TextBatch | None = None
     views: Views | None = None
     with_gram: bool = False
+
+    @property
+    def memory(self) -> dict[str, Tensor | None]:
+        """What the backbone is told of the frames' memory."""
+        return {"visible_TT": self.visible_TT, "frame_index_T": self.frame_index_T}
 
 
 class Projections(nn.Module):
@@ -115,9 +124,10 @@ class Learner(nn.Module):
 
     def forward(self, batch: TaskBatch) -> dict[str, Tensor]:
         """Terms of the batch's loss by name, weighted within their objective."""
-        if batch.kind == "geometry":
-            return self._geometry(batch)
-        return self._text(batch) if batch.kind == "text" else self._self_supervision(batch)
+        objectives = {"geometry": self._geometry, "text": self._text}
+        losses = objectives.get(batch.kind, self._self_supervision)(batch)
+        with torch.autocast(self.config.device.split(":")[0], enabled=False):  # whatever the networks ran in
+            return losses()
 
     @torch.no_grad()
     def predict(self, images_BT3HW: Tensor) -> GeometryOutput | None:
@@ -139,65 +149,54 @@ class Learner(nn.Module):
         if self.config.self_supervised:
             follow(self.anchor, self.teacher.backbone, 0.0)
 
-    def _geometry(self, batch: TaskBatch) -> dict[str, Tensor]:
+    # ---- the networks of an objective, and its losses, still to be computed ----
+
+    def _geometry(self, batch: TaskBatch) -> Losses:
         assert batch.images_BT3HW is not None and batch.truth is not None
-        seen = {"visible_TT": batch.visible_TT, "frame_index_T": batch.frame_index_T}
-        output = self.model(self._input(batch.images_BT3HW), **seen)
-        assert output.geometry is not None
-        with self._exactly():
-            return geometry_losses(output.geometry, batch.truth, self.config.geometry)
+        geometry = self.model(self._input(batch.images_BT3HW), **batch.memory).geometry
+        assert geometry is not None
+        return partial(geometry_losses, geometry, batch.truth, self.config.geometry)
 
-    def _exactly(self) -> torch.autocast:
-        """Losses are computed in float32, whatever the networks ran in."""
-        return torch.autocast(self.config.device.split(":")[0], enabled=False)
-
-    def _text(self, batch: TaskBatch) -> dict[str, Tensor]:
+    def _text(self, batch: TaskBatch) -> Losses:
         assert batch.images_BT3HW is not None and batch.words is not None and self.language is not None
-        seen = {"visible_TT": batch.visible_TT, "frame_index_T": batch.frame_index_T}
-        features = self.model.backbone(self._input(batch.images_BT3HW), **seen)
-        logits_BLV = self.language(features, batch.words.ids_BL)
-        with self._exactly():
-            return {"answer": answer_loss(logits_BLV, batch.words.labels_BL)}
+        features = self.model.backbone(self._input(batch.images_BT3HW), **batch.memory)
+        logits_BLV, labels_BL = self.language(features, batch.words.ids_BL), batch.words.labels_BL
+        return lambda: {"answer": answer_loss(logits_BLV, labels_BL)}
 
-    def _self_supervision(self, batch: TaskBatch) -> dict[str, Tensor]:
+    def _self_supervision(self, batch: TaskBatch) -> Losses:
         assert batch.views is not None
         config, views = self.config.self_supervision, batch.views
         count = len(views.global_VBT3hw)
         globals_XBT = self._input(views.global_VBT3hw).flatten(0, 1)
         mask_XBTN = views.mask_VBTN.flatten(0, 1)
+        mask_XN = mask_XBTN.flatten(0, 1)
         with torch.no_grad():
             seen = self.teacher.backbone(globals_XBT)
-            teacher_cls = sinkhorn_knopp(
-                self.teacher.projections.cls(seen.cls_BTD.flatten(0, 1)), config.teacher_temperature
-            )
+            teacher_XK = self.teacher.projections.cls(seen.cls_BTD.flatten(0, 1))
+            teacher_MK = self.teacher.projections.patch(seen.patches_BTND.flatten(0, 1)[mask_XN])
+            anchor_XND = self.anchor(globals_XBT).patches_BTND.flatten(0, 1) if batch.with_gram else None
         hidden = self.model.backbone(globals_XBT, mask_BTN=mask_XBTN)
-        cls_VXD = [hidden.cls_BTD.unflatten(0, (count, -1)).flatten(1, 2)]
+        cls_VBTD, patches_XND = hidden.cls_BTD.unflatten(0, (count, -1)), hidden.patches_BTND.flatten(0, 1)
+        cls_VXD = [cls_VBTD.flatten(1, 2)]
         if len(views.local_VBT3hw):
             small = self.model.backbone(self._input(views.local_VBT3hw).flatten(0, 1))
             cls_VXD.append(small.cls_BTD.unflatten(0, (len(views.local_VBT3hw), -1)).flatten(1, 2))
         student_VXK = self.projections.cls(torch.cat(cls_VXD))
-        weights = config.weights
-        with self._exactly():
-            dino = dino_loss(student_VXK, teacher_cls.unflatten(0, (count, -1)), temperature=config.student_temperature)
-            koleo = self._koleo(hidden.cls_BTD.unflatten(0, (count, -1)))
-        ibot = self._ibot(hidden.patches_BTND, seen.patches_BTND, mask_XBTN)
-        terms = {"dino": weights.dino * dino, "ibot": weights.ibot * ibot, "koleo": weights.koleo * koleo}
-        if batch.with_gram:
-            with torch.no_grad():
-                anchor_XND = self.anchor(globals_XBT).patches_BTND.flatten(0, 1)
-            with self._exactly():
-                terms["gram"] = weights.gram * gram_loss(hidden.patches_BTND.flatten(0, 1), anchor_XND)
-        return terms
+        student_MK = self.projections.patch(patches_XND[mask_XN])
 
-    def _ibot(self, student_BTND: Tensor, teacher_BTND: Tensor, mask_BTN: Tensor) -> Tensor:
-        config = self.config.self_supervision
-        mask_XN = mask_BTN.flatten(0, 1)
-        image_M = mask_XN.nonzero()[:, 0]
-        with torch.no_grad():
-            logits_MK = self.teacher.projections.patch(teacher_BTND.flatten(0, 1)[mask_XN])
-            teacher_MK = sinkhorn_knopp(logits_MK, config.teacher_temperature)
-        student_MK = self.projections.patch(student_BTND.flatten(0, 1)[mask_XN])
-        return ibot_loss(student_MK, teacher_MK, image_M, len(mask_XN), temperature=config.student_temperature)
+        def losses() -> dict[str, Tensor]:
+            sharp, weights = {"temperature": config.student_temperature}, config.weights
+            teacher_GXK = sinkhorn_knopp(teacher_XK, config.teacher_temperature).unflatten(0, (count, -1))
+            terms = {"dino": weights.dino * dino_loss(student_VXK, teacher_GXK, **sharp)}
+            assigned_MK = sinkhorn_knopp(teacher_MK, config.teacher_temperature)
+            image_M = mask_XN.nonzero()[:, 0]
+            terms["ibot"] = weights.ibot * ibot_loss(student_MK, assigned_MK, image_M, len(mask_XN), **sharp)
+            terms["koleo"] = weights.koleo * self._koleo(cls_VBTD)
+            if anchor_XND is not None:
+                terms["gram"] = weights.gram * gram_loss(patches_XND, anchor_XND)
+            return terms
+
+        return losses
 
     @staticmethod
     def _koleo(cls_VBTD: Tensor) -> Tensor:

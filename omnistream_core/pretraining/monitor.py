@@ -70,14 +70,15 @@ class Monitor:
         self._bar.update(0, completed=progress, description=f"step {step}  loss {sum(terms.values()):.3f}")
         if step % self.config.log_every:
             return
-        facts = {"step": step, "frames": frames, "elapsed_s": round(elapsed_s, 1)} | self.speed.figures()
+        speed = self.speed.figures()
+        facts = {"step": step, "frames": frames, "elapsed_s": round(elapsed_s, 1)} | speed
         line = json.dumps(facts | {k: float(f"{v:.9g}") for k, v in terms.items()})  # 9 digits hold a float32 whole
         with self._log.open("a") as log:
             log.write(line + "\n")
         logger.info(line)
         if self._board is not None:
-            for name in terms.keys() | {"frames_per_s", "mfu", "peak_memory_gb"}:
-                self._board.add_scalar(name, (terms | facts)[name], step)
+            for name, value in (terms | speed).items():
+                self._board.add_scalar(name, value, step)
 
     def pictures(self, step: int, learner: Learner, batch: TaskBatch | None) -> None:
         """Images with true and predicted depth of a geometry batch, to TensorBoard and as a file.
@@ -108,7 +109,7 @@ class Speedometer:
         dtype = torch.bfloat16 if config.bf16 else torch.float32
         self.peak_flops = product_flops_per_s(dtype, torch.device(config.device), repeats=2)
         self.step_flops, self._counted = 0, False
-        self._time, self._frames, self._last, self._steps = time.monotonic(), 0, 0, 0
+        self.begin(0)
 
     @contextmanager
     def counting(self) -> Iterator[None]:
@@ -122,6 +123,10 @@ class Speedometer:
         with torch.compiler.set_stance("force_eager"), FlopCounterMode(display=False) as counter:
             yield
         self.step_flops += counter.get_total_flops()
+
+    def begin(self, frames: int) -> None:
+        """Look from now on; ``frames`` have been trained on before."""
+        self._time, self._frames, self._last, self._steps = time.monotonic(), frames, frames, 0
 
     def tick(self, frames: int) -> None:
         """A step is done; ``frames`` have been trained on so far."""
@@ -148,7 +153,6 @@ def peak_memory_bytes(device: str) -> int:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
 
 
-@torch.no_grad()
 def depth_sheet(learner: Learner, batch: TaskBatch, *, clips: int = 4) -> Tensor:
     """(3, 3 * clips * H, T * W) in [0, 1]: for each clip a row of images, of true and of predicted depth."""
     assert batch.images_BT3HW is not None and batch.truth is not None

@@ -15,6 +15,7 @@ from omnistream_core.errors import ConfigError
 from omnistream_core.layers.block import Block
 from omnistream_core.pretraining.config import ParallelConfig
 from omnistream_core.pretraining.learner import Learner
+from omnistream_core.types import GeometryOutput
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -76,6 +77,15 @@ def _sharded(learner: Learner) -> nn.Module:
     for module in list(learner.modules()):
         if isinstance(module, Block):
             fully_shard(module)
-    fully_shard(learner)
+    sharded = fully_shard(learner)
     register_fsdp_forward_method(learner, "predict")
+    predict = learner.predict
+
+    def predict_and_let_go(images_BT3HW: Tensor) -> GeometryOutput | None:
+        """What lies outside blocks stays gathered until a backward pass, and here there is none."""
+        geometry = predict(images_BT3HW)
+        sharded.reshard()
+        return geometry
+
+    learner.predict = predict_and_let_go  # type: ignore[method-assign]
     return learner

@@ -54,13 +54,8 @@ def train(
             hold what the round was trained on.
         BadDataError: too many broken clips.
     """
-    run, began = Run(config, folder, texts), time.monotonic()
-    with run.monitor:
-        while run.progress < 1.0:
-            run.step()
-            if run.paused(began, pause_after_s):
-                break
-    run.save()
+    run = Run(config, folder, texts)
+    run.go_on(pause_after_s)
     return run.learner
 
 
@@ -122,18 +117,30 @@ class Run:
         """The stage of this moment."""
         return self.config.stages[self.clock.stage]
 
+    def go_on(self, pause_after_s: float | None = None) -> None:
+        """Step to the end of the run, or for so much time, and save; what passes between two calls is not counted."""
+        began = self._mark = self._saved = time.monotonic()
+        self.monitor.speed.begin(self.clock.frames)
+        with self.monitor:
+            while self.progress < 1.0:
+                self.step()
+                if self._paused(began, pause_after_s):
+                    break
+        self.save()
+
     def step(self) -> dict[str, float]:
         """One round over all tasks, one update; returns the terms of the loss by ``task/term``."""
         self._enter_stage()
         self._set_lr()
-        terms = self._round()
+        told = self._round()
         self._update()
-        self._after(terms)
+        terms = {f"{kind}/{name}": value for kind, losses in told.items() for name, value in losses.items()}
+        self._after({kind: sum(losses.values()) for kind, losses in told.items()}, terms)
         return terms
 
-    def _round(self) -> dict[str, float]:
-        """Gradients of a batch of every task, added up; the terms of their losses."""
-        terms: dict[str, float] = {}
+    def _round(self) -> dict[str, dict[str, float]]:
+        """Gradients of a batch of every task, added up; the terms of the loss of each, by kind."""
+        told: dict[str, dict[str, float]] = {}
         self._batches = []
         for number, task in enumerate(self.config.tasks):
             batch = self.feed.batch(task, self.clock.step, self.stage, self._start, with_gram=self._gram())
@@ -141,20 +148,18 @@ class Run:
             torch.manual_seed(_mixed(self.config.seed, self.clock.step, number))
             with self.monitor.speed.counting():
                 losses = self._losses(batch)
-                told = {f"{task.kind}/{name}": value for name, value in _averaged(losses, self.processes).items()}
-                self._check(batch.kind, told)
+                told[task.kind] = _averaged(losses, self.processes)
+                self._check(task.kind, told[task.kind])
                 (task.weight * torch.stack(list(losses.values())).sum()).backward()
-            terms |= told
             self.clock.frames += task.frames
-        return terms
+        return told
 
     def _losses(self, batch: TaskBatch) -> dict[str, Tensor]:
         with torch.autocast(self.config.device.split(":")[0], torch.bfloat16, enabled=self.config.bf16):
             losses: dict[str, Tensor] = self.module(batch)
         return losses
 
-    def paused(self, began: float, pause_after_s: float | None) -> bool:
-        """Whether this start has had its time."""
+    def _paused(self, began: float, pause_after_s: float | None) -> bool:
         return pause_after_s is not None and _agreed(time.monotonic() - began, self.processes) > pause_after_s
 
     def save(self) -> None:
@@ -198,10 +203,12 @@ class Run:
             self._stop(f"{kind}: loss {total:.4g} ({terms}), mean before {mean:.4g}")
 
     def _stop(self, why: str) -> NoReturn:
-        for batch in self._batches:
-            path = self.folder / f"stopped-{self.processes.rank}-{batch.kind}.safetensors"
-            save_file(_tensors(batch), path, {"step": str(self.clock.step), "kind": batch.kind})
-        raise TrainingStoppedError(f"step {self.clock.step}, {why}; its batch is in {path.name}")
+        kept = {f"stopped-{self.processes.rank}-{batch.kind}.safetensors": batch for batch in self._batches}
+        for name, batch in kept.items():
+            save_file(_tensors(batch), self.folder / name, {"step": str(self.clock.step), "kind": batch.kind})
+        raise TrainingStoppedError(
+            f"step {self.clock.step}, {why}; what the round was trained on is in {self.folder}: {', '.join(kept)}"
+        )
 
     def _update(self) -> None:
         norm = float(clip_gradients(self.learner, self.config.clip_norm))
@@ -212,10 +219,9 @@ class Run:
             optimizer.zero_grad()
         self.learner.follow(momentum_at(self.progress, self.config.self_supervision.momentum))
 
-    def _after(self, terms: dict[str, float]) -> None:
+    def _after(self, totals: dict[str, float], terms: dict[str, float]) -> None:
         clock = self.clock
-        for kind in self.config.kinds:
-            total = sum(value for name, value in terms.items() if name.startswith(f"{kind}/"))
+        for kind, total in totals.items():
             clock.mean_loss[kind] = 0.98 * clock.mean_loss.get(kind, total) + 0.02 * total
         clock.step += 1
         now = time.monotonic()

@@ -170,9 +170,9 @@ def build_encoder(config: OmnistreamConfig) -> Encoder:
     except (CheckpointError, ConfigError) as error:
         raise PolicyError(f"backbone {config.backbone!r}: {error}") from error
     config.backbone_config = json.loads(json.dumps(replace(model_config, heads=None).to_dict()))
-    encoder = Encoder(model_config, config)
+    encoder = _empty_encoder(model_config, config)
     encoder.backbone.load_state_dict(tensors)
-    return encoder.eval().requires_grad_(not config.freeze_backbone)
+    return encoder
 
 
 def saved_encoder(config: OmnistreamConfig) -> Encoder:
@@ -184,10 +184,15 @@ def saved_encoder(config: OmnistreamConfig) -> Encoder:
     """
     if config.backbone_config is None:
         raise PolicyError("the saved policy does not say what its backbone is built of (backbone_config)")
-    encoder = Encoder(ModelConfig.from_dict(config.backbone_config), config)
+    encoder = _empty_encoder(ModelConfig.from_dict(config.backbone_config), config)
     for parameter in encoder.parameters():
         nn.init.constant_(parameter, float("nan"))
-    return encoder.eval().requires_grad_(not config.freeze_backbone)
+    return encoder
+
+
+def _empty_encoder(model_config: ModelConfig, config: OmnistreamConfig) -> Encoder:
+    """To be filled; it is run as it is deployed, also where it is trained."""
+    return Encoder(model_config, config).eval().requires_grad_(not config.freeze_backbone)
 
 
 def _read_backbone(name: str) -> tuple[ModelConfig, dict[str, Tensor]]:

@@ -12,6 +12,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -101,14 +102,24 @@ class FeatureCache:
 
 
 def dataset_hash(root: str | Path) -> str:
-    """A short name of a LeRobotDataset's recordings: of all its tables and videos, to the byte."""
+    """A short name of a LeRobotDataset's recordings: of all its tables and videos, to the byte.
+
+    A process reads files once, as long as their sizes and times stay.
+    """
+    root = Path(root).resolve()
+    found = [path for kind in ("data", "videos") for path in sorted((root / kind).rglob("*")) if path.is_file()]
+    stats = [(path, path.stat()) for path in found]
+    return _hash_of(root, tuple((path, stat.st_size, stat.st_mtime_ns) for path, stat in stats))
+
+
+@lru_cache
+def _hash_of(root: Path, files: tuple[tuple[Path, int, int], ...]) -> str:
     digest = hashlib.sha256()
-    for kind in ("data", "videos"):
-        for file in sorted(path for path in (Path(root) / kind).rglob("*") if path.is_file()):
-            digest.update(f"{file.relative_to(root).as_posix()} {file.stat().st_size}".encode())
-            with file.open("rb") as content:
-                while block := content.read(1 << 20):
-                    digest.update(block)
+    for file, size, _ in files:
+        digest.update(f"{file.relative_to(root).as_posix()} {size}".encode())
+        with file.open("rb") as content:
+            while block := content.read(1 << 20):
+                digest.update(block)
     return digest.hexdigest()[:16]
 
 
@@ -120,6 +131,13 @@ def read_info(folder: Path) -> CacheInfo:
         raise PolicyError(f"{folder} is no feature cache; make one: omnistream-cache-features DATASET") from None
     except (ValueError, TypeError) as error:
         raise PolicyError(f"{folder / DESCRIPTION} cannot be read: {error}") from error
+
+
+def write_whole(path: Path, text: str) -> None:
+    """A reader finds the old file or the new one, never half of it, whenever this is killed."""
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(text)
+    temporary.replace(path)
 
 
 def build_feature_cache(
@@ -163,7 +181,7 @@ def build_feature_cache(
             for file in maps.values():
                 file.flush()
             done.add(episode)
-            _write_whole(partial / "done.json", sorted(done))
+            write_whole(partial / "done.json", json.dumps(sorted(done)))
         show(episode + 1)
     for note in ("begun.json", "done.json"):
         (partial / note).unlink(missing_ok=True)
@@ -261,15 +279,8 @@ def _begin_or_resume(partial: Path, info: CacheInfo) -> set[int]:
     (partial / "done.json").unlink(missing_ok=True)
     for camera in info.shapes:
         _map(partial, camera, info, "w+")
-    begun.write_text(json.dumps(_plain(info)))
+    write_whole(begun, json.dumps(_plain(info)))
     return set()
-
-
-def _write_whole(path: Path, value: Any) -> None:
-    """A reader finds the old file or the new one, never half of it."""
-    temporary = path.with_suffix(".tmp")
-    temporary.write_text(json.dumps(value))
-    temporary.replace(path)
 
 
 def _plain(info: CacheInfo) -> Any:

@@ -16,6 +16,7 @@ from omnistream_core.evaluation.held_out import CLIPS_A_SIDE, render, split_seed
 from omnistream_core.evaluation.linear import fit_ridge, fit_softmax
 from omnistream_core.evaluation.neighbours import top1
 from omnistream_core.evaluation.propagation import PropagationConfig, propagate
+from omnistream_core.evaluation.world import WorldEvaluation
 from omnistream_core.geometry import camera_directions
 from omnistream_core.pretraining.world import HELD_OUT_SEED, WorldConfig
 
@@ -31,6 +32,17 @@ def test_no_world_is_both_fitted_and_judged_nor_ever_trained_on(judge, fit):
 def test_a_split_that_would_overlap_is_refused(sizes):
     with pytest.raises(ConfigError, match="clips"):
         split_seeds(**sizes)
+
+
+def test_a_quick_evaluation_is_a_quarter_of_the_whole_without_questions():
+    quick, whole = WorldEvaluation(compared=False).quick(), WorldEvaluation(compared=False)
+    assert (quick.judge_clips, quick.fit_clips, quick.jf_clips) == (16, 32, 6)
+    assert set(whole.probes) - set(quick.probes) == {"questions"} and not quick.compared and quick.world == whole.world
+    for clips in (2, 10, 64, 100):
+        counted = whole.scaled(clips / whole.judge_clips)
+        assert (counted.judge_clips, counted.fit_clips, counted.jf_clips) == (clips, 2 * clips, max(1, clips * 3 // 8))
+    few = whole.scaled(0.001)
+    assert (few.judge_clips, few.fit_clips, few.jf_clips) == (1, 4, 1)
 
 
 def test_labels_of_rendered_clips_fit_each_other():

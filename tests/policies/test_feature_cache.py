@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,7 +12,13 @@ import torch
 
 from lerobot_policy_omnistream import PolicyError, feature_cache
 from lerobot_policy_omnistream.encoder import Streams, build_encoder
-from lerobot_policy_omnistream.feature_cache import Augmentation, FeatureCache, build_feature_cache, open_blocks
+from lerobot_policy_omnistream.feature_cache import (
+    Augmentation,
+    FeatureCache,
+    build_feature_cache,
+    dataset_hash,
+    open_blocks,
+)
 
 from .conftest import FRONT, LENGTHS, SIZES_HW, make, small_config, training_batch, write_cache, write_dataset
 
@@ -69,6 +77,24 @@ def test_a_cache_of_another_dataset_or_none_is_refused(dataset, float_cache, tmp
         make(small_config(feature_cache=str(tmp_path / "nothing")), dataset)
     with pytest.raises(PolicyError, match="is another feature cache; choose another folder"):
         write_cache(dataset, float_cache, small_config(stream_frames=2))
+
+
+def test_recordings_are_read_once_as_long_as_they_stay(tmp_path, monkeypatch):
+    files = {"data/0.parquet": "table", "videos/b/1.mp4": "later", "videos/a/0.mp4": "first", "meta/info.json": "{}"}
+    for name, text in files.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    read, whole = [], Path.open
+    monkeypatch.setattr(Path, "open", lambda path, mode: read.append(path.name) or whole(path, mode))
+    first = dataset_hash(tmp_path)
+    assert first == "bc4eb9306533e73c", "caches that were made before would no longer be found"
+    assert read == ["0.parquet", "0.mp4", "1.mp4"]
+    monkeypatch.chdir(tmp_path.parent)
+    assert dataset_hash(str(tmp_path)) == dataset_hash(tmp_path.name) == first and len(read) == 3
+    before_ns = (tmp_path / "videos/a/0.mp4").stat().st_mtime_ns
+    (tmp_path / "videos/a/0.mp4").write_bytes(b"First")
+    os.utime(tmp_path / "videos/a/0.mp4", ns=(before_ns + 1, before_ns + 1))
+    assert dataset_hash(tmp_path) != first, "as many bytes, written later"
 
 
 def test_deployed_it_needs_no_cache(dataset, float_cache, tmp_path):

@@ -11,6 +11,7 @@ import sys
 import time
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -23,6 +24,8 @@ from omnistream_core.config import BackboneConfig
 from omnistream_core.errors import ConfigError
 from omnistream_core.heads.language import LanguageConfig, LanguageHead
 from omnistream_core.model import OmniStreamModel, build_model
+from omnistream_core.pretraining import learner as learner_module
+from omnistream_core.pretraining import monitor
 from omnistream_core.pretraining.config import ParallelConfig, Stage, Task
 from omnistream_core.pretraining.data import generator_for
 from omnistream_core.pretraining.export import export_checkpoint
@@ -56,6 +59,17 @@ def test_counting_leaves_compiled_functions_compiled() -> None:
         speed.tick(step)
     assert compiles.frame_count == 1, "a compiled function fell back to plain execution"
     assert speed.step_flops == 2 * 8**3, "counted on the first step, and there alone"
+
+
+def test_a_run_that_goes_on_counts_no_earlier_frames_for_its_speed(monkeypatch):
+    now_s = [0.0]
+    monkeypatch.setattr(monitor, "time", SimpleNamespace(monotonic=lambda: now_s[0]))
+    speed = Speedometer(small_run())
+    now_s[0] = 10.0
+    speed.begin(1_000_000)
+    now_s[0] = 12.0
+    speed.tick(1_000_008)
+    assert speed.figures()["frames_per_s"] == 4.0
 
 
 def test_heads_learn_on_a_frozen_backbone(tmp_path: Path) -> None:
@@ -159,6 +173,13 @@ def test_two_processes_compute_what_one_does(smooth, tmp_path, sharding):
     assert losses(tmp_path)[-1] == pytest.approx(losses(smooth)[-1], abs=1e-5, rel=1e-5)
 
 
+def test_pictures_of_a_sharded_run_leave_its_weights_in_their_places(tmp_path):
+    """The anchor is set, weight by weight, right after a picture."""
+    changes = {"sharding": "fsdp2", "steps": 2, "pictures_every": 1}
+    assert program(tmp_path, changes, LAUNCHER).wait(timeout=300) == 0
+    assert (tmp_path / "sample.png").exists() and "video/gram" in losses(tmp_path)[-1]
+
+
 def test_a_spike_stops_the_run_and_leaves_the_batch(tmp_path):
     run = Run(small_run(steps=1000), tmp_path)
     run.clock.step, run.clock.mean_loss = 100, {"geometry": 1e-3, "image": 1e9}
@@ -184,12 +205,12 @@ def test_a_gradient_that_is_no_number_stops_the_run_before_it_spoils_the_weights
     before = {name: value.clone() for name, value in run.learner.state_dict().items()}
     first = next(run.learner.model.parameters())
     first.register_hook(lambda gradient: gradient * float("inf"))
-    with pytest.raises(TrainingStoppedError, match=r"gradient of norm (nan|inf)"), run.monitor:
+    with pytest.raises(TrainingStoppedError, match=r"gradient of norm (nan|inf)") as stopped, run.monitor:
         run.step()
     assert all(torch.equal(value, before[name]) for name, value in run.learner.state_dict().items())
-    assert {path.name for path in tmp_path.glob("stopped-*")} == {
-        f"stopped-0-{kind}.safetensors" for kind in ("geometry", "image", "video")
-    }
+    kept = [f"stopped-0-{kind}.safetensors" for kind in ("geometry", "image", "video")]
+    assert {path.name for path in tmp_path.glob("stopped-*")} == set(kept)
+    assert str(stopped.value).endswith(f"is in {tmp_path}: {', '.join(kept)}")
 
 
 def test_a_run_draws_pictures_and_tells_its_speed(tmp_path):
@@ -219,6 +240,33 @@ def test_every_trained_parameter_gets_a_gradient_and_teachers_none():
         frozen = name.startswith(("teacher.", "anchor."))
         assert (parameter.grad is None) == frozen, name
         assert not learner.teacher.training and not learner.anchor.training
+
+
+LOSSES = ("geometry_losses", "dino_loss", "ibot_loss", "koleo_loss", "gram_loss", "sinkhorn_knopp")
+
+
+def test_every_loss_is_computed_in_float32_under_autocast(monkeypatch):
+    lowered: dict[str, set[bool]] = {}
+
+    def watched(name):
+        whole = getattr(learner_module, name)
+
+        def loss(*arguments, **settings):
+            lowered.setdefault(name, set()).add(torch.is_autocast_enabled("cpu"))
+            return whole(*arguments, **settings)
+
+        return loss
+
+    for name in LOSSES:
+        monkeypatch.setattr(learner_module, name, watched(name))
+    learner, feed = Learner(small_run()).train(), Feed(small_run(), Processes(), None)
+    for task in small_run().tasks:
+        batch = feed.batch(task, 0, small_run().stages[1], StageStart(), with_gram=True)
+        with torch.autocast("cpu", torch.bfloat16):
+            terms = learner(batch)
+            assert torch.is_autocast_enabled("cpu"), "autocast is left as it was"
+        assert {term.dtype for term in terms.values()} == {torch.float32}
+    assert lowered == {name: {False} for name in LOSSES}
 
 
 def test_words_reach_the_backbone_and_travel_with_the_checkpoint(tmp_path):
