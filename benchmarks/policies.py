@@ -48,10 +48,10 @@ from lerobot_policy_omnistream.training import TrainSettings, train_policy
 from training.policies import (
     METAWORLD_IMAGE_SIZE_PX,
     METAWORLD_SETS,
-    N_ACTION_STEPS,
     PERTURBATIONS,
     POLICIES,
     ROBOSUITE_TASKS,
+    TASK_SETTINGS,
     PolicyRecipe,
 )
 
@@ -90,14 +90,11 @@ def cameras_of(env: EnvConfig) -> list[str]:
 
 
 def recipe_of(task: str, name: str) -> PolicyRecipe:
-    """The policy's recipe for a task; one of ours is told which where a set of them is to be learned."""
+    """The policy's recipe for a task; ours have settings for each."""
     recipe = POLICIES[name]
     if recipe.kind != "omnistream":
         return recipe
-    more: dict[str, Any] = {"text_encoder": "minilm"} if task in METAWORLD_SETS else {}
-    if task in N_ACTION_STEPS:
-        more["n_action_steps"] = N_ACTION_STEPS[task]
-    return replace(recipe, settings=recipe.settings | more)
+    return replace(recipe, settings=recipe.settings | TASK_SETTINGS[task])
 
 
 def short_hash(value: Any) -> str:

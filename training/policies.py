@@ -34,10 +34,21 @@ class PolicyRecipe:
 # robosuite's actions lie in -1 ... 1 already, and those that hardly ever move must not be blown up.
 AS_THEY_ARE = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "IDENTITY"}
 
-# Steps of ours that are carried out before the next chunk is planned. Few put a mistake right sooner. Where experts
-# stand still, as in closing a hand, a policy without memory of its actions may stay there; many get past it (Stack, the
-# same weights: 28 of 50 with 16, 24 with 4).
-N_ACTION_STEPS = {"Lift": 4, "Door": 4}
+# Ours carries out so many steps before it plans the next chunk. Few put a mistake right sooner. Where experts stand
+# still, as in closing a hand, a policy without memory of its actions may stay there; many get past it (Stack, the same
+# weights: 28 of 50 with 16, 24 with 4).
+QUICK: dict[str, Any] = {"n_action_steps": 4}
+# Things smaller than a patch are found twice as well in pictures of 10 x 10 patches, and by places alone.
+FINE: dict[str, Any] = {"image_area_px": 160 * 160, "pooling": "keypoints"}
+TASK_SETTINGS: dict[str, dict[str, Any]] = {
+    "Lift": QUICK,
+    "Door": QUICK,
+    "Stack": FINE,
+    "PickPlaceCan": FINE,
+    "NutAssemblySquare": FINE,
+    "MT10": FINE | {"text_encoder": "minilm", "tokens_per_camera": 32},
+    "MT50": FINE | {"text_encoder": "minilm", "tokens_per_camera": 32},
+}
 OURS = PolicyRecipe(
     kind="omnistream",
     settings={"normalization_mapping": AS_THEY_ARE, "chunk_size": 16, "n_action_steps": 16},

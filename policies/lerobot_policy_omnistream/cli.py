@@ -16,7 +16,7 @@ import typer
 from lerobot.configs import PreTrainedConfig
 from lerobot.utils.import_utils import register_third_party_plugins
 from rich.console import Console
-from rich.progress import BarColumn, TaskProgressColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from lerobot_policy_omnistream.errors import PolicyError
 from omnistream_core.errors import OmniStreamError

@@ -14,6 +14,7 @@ from lerobot.utils.feature_utils import dataset_to_policy_features
 from lerobot_policy_omnistream.errors import PolicyError
 
 HEADS = ("mlp", "regression", "flow")
+POOLINGS = ("attentive", "keypoints")
 MINILM = "minilm"
 # Fields that must be whole numbers of at least so much.
 LEAST = {
@@ -80,6 +81,9 @@ class OmnistreamConfig(PreTrainedConfig):
     # mlp: a chunk at once from a perceptron, as in the paper, L1; regression: from a transformer, L1, as ACT does;
     # flow: flow matching.
     head: str = "mlp"
+    # attentive: tokens_per_camera maps over the image, each a token of what is under it and where that is; keypoints:
+    # one token of where each of them is, which generalises from fewer demonstrations.
+    pooling: str = "attentive"
     tokens_per_camera: int = 16
     dim_model: int = 128
     n_heads: int = 4
@@ -134,8 +138,10 @@ class OmnistreamConfig(PreTrainedConfig):
             )
 
     def _check_choices(self) -> None:
-        if self.head not in HEADS:
-            raise PolicyError(f"head is {self.head!r}; choose from {', '.join(HEADS)}")
+        for name, choices in (("head", HEADS), ("pooling", POOLINGS)):
+            value = getattr(self, name)
+            if value not in choices:
+                raise PolicyError(f"{name} is {value!r}; choose from {', '.join(choices)}")
         if self.n_obs_steps != 1:
             raise PolicyError(f"n_obs_steps is {self.n_obs_steps}, not 1: the past is in the stream, see stream_frames")
         if self.feature_cache and not self.freeze_backbone:

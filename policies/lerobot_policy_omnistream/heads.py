@@ -37,6 +37,32 @@ class OldChunk:
     rtc: RTCProcessor
 
 
+class KeypointPool(nn.Module):
+    """A camera's patches to one token: where each of Q maps over the image has its middle, and nothing else.
+
+    A learner of a hundred demonstrations that is given what is under the maps knows the demonstrations by heart; places
+    alone it has to find. Spatial softmax: Finn et al., Deep Spatial Autoencoders for Visuomotor Learning, 2016.
+    """
+
+    tokens = 1
+    # Of the maps: at 1, the middle of a map that covers the whole image hardly moves.
+    SHARPNESS = 5.0
+
+    def __init__(self, config: OmnistreamConfig, width: int, parts: int) -> None:
+        super().__init__()
+        dim, queries = config.dim_model, config.tokens_per_camera
+        self.parts = parts
+        self.features_to_maps = nn.Linear(width, queries)
+        self.where = nn.Linear(2 * queries, dim)
+
+    def forward(self, features_BND: Tensor, grid_hw: tuple[int, int]) -> Tensor:
+        """(B, 1, D)."""
+        patches_BND = scaled_parts(features_BND, self.parts)
+        places_N2 = patch_places(grid_hw, patches_BND)
+        maps_BQN = (self.SHARPNESS * self.features_to_maps(patches_BND)).softmax(dim=1).transpose(1, 2)
+        return self.where((maps_BQN @ (2 * places_N2 - 1)).flatten(1))[:, None]
+
+
 class AttentivePool(nn.Module):
     """A camera's patches to Q tokens: each has a map over the image, and tells what is under it and where that is.
 
@@ -48,21 +74,23 @@ class AttentivePool(nn.Module):
     def __init__(self, config: OmnistreamConfig, width: int, parts: int) -> None:
         super().__init__()
         dim, queries = config.dim_model, config.tokens_per_camera
-        self.parts = parts
+        self.parts, self.tokens = parts, queries
         self.features_to_maps = nn.Linear(width, queries)
         self.places_to_maps = nn.Linear(dim, queries, bias=False)
         self.what = nn.Linear(width, dim)
         self.where = nn.Linear(2, dim)
 
     def forward(self, features_BND: Tensor, grid_hw: tuple[int, int]) -> Tensor:
-        """(B, Q, D). Every block's features are brought to one scale first."""
-        parts = [F.layer_norm(part, part.shape[-1:]) for part in features_BND.chunk(self.parts, dim=-1)]
-        patches_BND = torch.cat(parts, dim=-1) if self.parts > 1 else parts[0]
+        """(B, Q, D)."""
+        patches_BND = scaled_parts(features_BND, self.parts)
         places_N2 = patch_places(grid_hw, patches_BND)
         code_ND = waves(places_N2, self.places_to_maps.in_features // 2, shortest=0.1, longest=4.0).flatten(1)
         logits_BNQ = self.features_to_maps(patches_BND) + self.places_to_maps(code_ND)
         maps_BQN = logits_BNQ.softmax(dim=1).transpose(1, 2)
         return self.what(maps_BQN @ patches_BND) + self.where(maps_BQN @ (2 * places_N2 - 1))
+
+
+POOLS: dict[str, type[nn.Module]] = {"attentive": AttentivePool, "keypoints": KeypointPool}
 
 
 class Context(nn.Module):
@@ -74,10 +102,10 @@ class Context(nn.Module):
         super().__init__()
         dim, parts = config.dim_model, 1 + len(config.levels)
         self.cameras = cameras
-        self.pools = nn.ModuleList(AttentivePool(config, width, parts) for _ in cameras)
+        self.pools = nn.ModuleList(POOLS[config.pooling](config, width, parts) for _ in cameras)
         self.state = _perceptron(state_size, dim, dim) if state_size else None
         self.text = None if text_width is None else nn.Linear(text_width, dim)
-        self.tokens = len(cameras) * config.tokens_per_camera + (state_size > 0) + (text_width is not None)
+        self.tokens = sum(pool.tokens for pool in self.pools) + (state_size > 0) + (text_width is not None)
         self.place_SD = nn.Parameter(torch.randn(self.tokens, dim) * 0.02)
         self.blocks = nn.ModuleList(
             nn.TransformerEncoderLayer(**_block(config)) for _ in range(config.n_encoder_layers)
@@ -253,6 +281,12 @@ def without_padding(left_BTA: Tensor) -> Tensor:
 def masked_mean(error_BTA: Tensor, valid_BT: Tensor) -> Tensor:
     """() mean over valid steps and all action numbers."""
     return (error_BTA.mean(-1) * valid_BT).sum() / valid_BT.sum().clamp(min=1)
+
+
+def scaled_parts(features_BND: Tensor, parts: int) -> Tensor:
+    """(B, N, D) with every block's features brought to one scale."""
+    scaled = [F.layer_norm(part, part.shape[-1:]) for part in features_BND.chunk(parts, dim=-1)]
+    return torch.cat(scaled, dim=-1) if parts > 1 else scaled[0]
 
 
 def waves(values_BC: Tensor, width: int, *, shortest: float, longest: float) -> Tensor:

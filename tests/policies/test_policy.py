@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import itertools
 
 import pytest
 import torch
@@ -14,9 +15,9 @@ from lerobot.policies.rtc.configuration_rtc import RTCConfig
 from torch import nn
 
 from lerobot_policy_omnistream import OmnistreamConfig, PolicyError
-from lerobot_policy_omnistream.configuration_omnistream import HEADS
+from lerobot_policy_omnistream.configuration_omnistream import HEADS, POOLINGS
 from lerobot_policy_omnistream.encoder import Streams, build_encoder
-from lerobot_policy_omnistream.heads import AttentivePool
+from lerobot_policy_omnistream.heads import AttentivePool, KeypointPool
 from lerobot_policy_omnistream.modeling_omnistream import OmnistreamPolicy
 from omnistream_core.config import PreprocessConfig
 
@@ -51,9 +52,10 @@ def test_lerobot_finds_the_policy_by_its_name():
     assert get_policy_class("omnistream") is OmnistreamPolicy
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("head", HEADS)
-def test_every_trainable_parameter_learns_and_the_backbone_and_the_batch_stay(dataset, head):
-    config = small_config(head=head, levels=[3])
+def test_every_trainable_parameter_learns_and_the_backbone_and_the_batch_stay(dataset, head, pooling):
+    config = small_config(head=head, levels=[3], pooling=pooling)
     policy, before, _ = make(config, dataset)
     batch = before(training_batch(config, dataset))
     untouched = copy.deepcopy(batch)
@@ -89,9 +91,10 @@ def test_a_backbone_that_is_not_frozen_learns(dataset):
     assert still == {"backbone.mask_token", "backbone.aspect_embed.weight"}
 
 
+@pytest.mark.parametrize("pooling", POOLINGS)
 @pytest.mark.parametrize("head", HEADS)
-def test_saved_and_loaded_it_is_the_same(dataset, tmp_path, head):
-    config = small_config(head=head)
+def test_saved_and_loaded_it_is_the_same(dataset, tmp_path, head, pooling):
+    config = small_config(head=head, pooling=pooling)
     policy, before, after = make(config, dataset)
     for part in (policy, before, after):
         part.save_pretrained(tmp_path)
@@ -254,6 +257,20 @@ def test_a_pooled_token_tells_what_is_under_its_map_and_where():
         torch.testing.assert_close(token_D[:2], torch.tensor(place_yx).float(), atol=1e-3, rtol=0)
 
 
+def test_keypoints_tell_where_their_maps_lie_and_nothing_else():
+    torch.manual_seed(0)
+    pool = KeypointPool(small_config(tokens_per_camera=2), width=4, parts=1)
+    features_BND = torch.randn(3, 15, 4)
+    scaled_BND = (features_BND - features_BND.mean(-1, keepdim=True)) / features_BND.std(-1, unbiased=False)[..., None]
+    maps_BNQ = torch.exp(pool.SHARPNESS * scaled_BND @ pool.features_to_maps.weight.T)
+    places_BQ2 = torch.zeros(3, 2, 2)
+    for row, column in itertools.product(range(3), range(5)):
+        place = torch.tensor([(row + 0.5) / 3 * 2 - 1, (column + 0.5) / 5 * 2 - 1])
+        places_BQ2 += (maps_BNQ[:, row * 5 + column] / maps_BNQ.sum(1))[..., None] * place
+    token_B1D = pool(features_BND, (3, 5))
+    torch.testing.assert_close(token_B1D[:, 0], pool.where(places_BQ2.flatten(1)), atol=1e-4, rtol=1e-4)
+
+
 def test_noise_on_the_proprioception_is_for_training_alone(dataset):
     policy, before, _ = make(small_config(state_noise=0.5), dataset)
     batch = before(training_batch(policy.config, dataset))
@@ -295,6 +312,7 @@ def test_text_vectors_are_those_of_sentence_transformers():
 def test_settings_that_do_not_fit_are_named():
     for message, settings in {
         "head is 'gpt'; choose from mlp, regression, flow": {"head": "gpt"},
+        "pooling is 'mean'; choose from attentive, keypoints": {"pooling": "mean"},
         "n_action_steps 9 .* do not fit into chunk_size 6": {"n_action_steps": 9},
         "n_obs_steps is 2": {"n_obs_steps": 2},
         "n_action_steps must be 1, not 3": {"temporal_ensemble_coeff": 0.1},
