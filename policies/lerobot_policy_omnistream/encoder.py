@@ -21,7 +21,10 @@ from omnistream_core.cache import KVCache
 from omnistream_core.checkpoint import read_checkpoint, resolve, weights_hash
 from omnistream_core.config import PRESETS, ModelConfig, preset
 from omnistream_core.errors import CheckpointError, ConfigError
+from omnistream_core.native import NativeUnavailable
+from omnistream_core.packed import NativeBackbone, PackedCache
 from omnistream_core.preprocess import model_size_hw, normalise
+from omnistream_core.types import BackboneOutput
 
 RANDOM = "random:"
 
@@ -63,9 +66,12 @@ class Encoder(nn.Module):
             images_X3HW = flat_Y3HW.unflatten(0, images_X3HW.shape[:-3])
         return normalise(self.preprocess, images_X3HW)
 
-    def forward(self, ready_BT3HW: Tensor, cache: KVCache | None = None) -> Tensor:
-        """(B, T, N, D) features of images that ``prepare`` made ready: the chosen levels, then the last block."""
-        output = self.backbone(ready_BT3HW, cache)
+    def forward(self, ready_BT3HW: Tensor) -> Tensor:
+        """(B, T, N, D) features of clips that ``prepare`` made ready: the chosen levels, then the last block."""
+        return self.chosen(self.backbone(ready_BT3HW))
+
+    def chosen(self, output: BackboneOutput) -> Tensor:
+        """(B, T, N, D) what is read of what the backbone gives."""
         chosen = [output.levels_BTND[self.backbone.config.levels.index(level)] for level in self.levels]
         return torch.cat([*chosen, output.patches_BTND], dim=-1)
 
@@ -103,13 +109,15 @@ class Encoder(nn.Module):
 class Streams:
     """The memory of B rows (environments, robots) of the same cameras: one batched cache for each image size.
 
-    Every observation must be pushed; a row can be reset alone.
+    Every observation must be pushed; a row can be reset alone. On a CPU the native kernels compute what the backbone
+    would, where they serve: features differ by rounding alone.
     """
 
     def __init__(self, encoder: Encoder, cameras: Iterable[str], rows: int) -> None:
         self._encoder, self.rows = encoder, rows
         self._cameras = tuple(cameras)
-        self._caches: dict[tuple[int, int], KVCache] = {}
+        self._native = native_backbone(encoder.backbone)
+        self._caches: dict[tuple[int, int], KVCache | PackedCache] = {}
 
     @torch.no_grad()
     def push(self, images: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -118,7 +126,8 @@ class Streams:
         features: dict[str, Tensor] = {}
         for grid_hw, cameras in self._by_grid(images).items():
             ready_BT3HW = torch.cat([self._encoder.prepare(images[camera]) for camera in cameras])[:, None]
-            features_BND = self._encoder(ready_BT3HW, self._cache(grid_hw, len(cameras), ready_BT3HW))[:, 0]
+            cache = self._cache(grid_hw, len(cameras), ready_BT3HW)
+            features_BND = self._encoder.chosen((self._native or self._encoder.backbone)(ready_BT3HW, cache))[:, 0]
             features |= dict(zip(cameras, features_BND.chunk(len(cameras)), strict=True))
         return features
 
@@ -143,20 +152,33 @@ class Streams:
             groups.setdefault(self._encoder.grid_hw(tuple(images[camera].shape[-2:])), []).append(camera)
         return groups
 
-    def _cache(self, grid_hw: tuple[int, int], cameras: int, like: Tensor) -> KVCache:
+    def _cache(self, grid_hw: tuple[int, int], cameras: int, like: Tensor) -> KVCache | PackedCache:
         """Streams are numbered camera by camera: stream = camera * rows + row."""
         if grid_hw not in self._caches:
             limit = self._encoder.stream_frames
-            self._caches[grid_hw] = KVCache(
-                self._encoder.backbone.config,
-                grid_hw=grid_hw,
-                streams=cameras * self.rows,
-                window=self._encoder.window if limit is None else limit,
-                sink=self._encoder.sink if limit is None else 0,
-                dtype=like.dtype,
-                device=like.device,
-            )
+            memory: dict[str, Any] = {
+                "grid_hw": grid_hw,
+                "streams": cameras * self.rows,
+                "window": self._encoder.window if limit is None else limit,
+                "sink": self._encoder.sink if limit is None else 0,
+            }
+            if self._native is not None:
+                self._caches[grid_hw] = self._native.memory(**memory)
+            else:
+                config = self._encoder.backbone.config
+                self._caches[grid_hw] = KVCache(config, **memory, dtype=like.dtype, device=like.device)
         return self._caches[grid_hw]
+
+
+def native_backbone(backbone: Backbone) -> NativeBackbone | None:
+    """The backbone in native kernels; None where this device, processor or backbone has none."""
+    parameter = next(backbone.parameters())
+    if parameter.device.type != "cpu":
+        return None
+    try:
+        return NativeBackbone(backbone, parameter.dtype)
+    except NativeUnavailable:
+        return None
 
 
 def build_encoder(config: OmnistreamConfig) -> Encoder:

@@ -16,7 +16,7 @@ from torch import nn
 
 from lerobot_policy_omnistream import OmnistreamConfig, PolicyError
 from lerobot_policy_omnistream.configuration_omnistream import HEADS, POOLINGS
-from lerobot_policy_omnistream.encoder import Streams, build_encoder
+from lerobot_policy_omnistream.encoder import Streams, build_encoder, native_backbone
 from lerobot_policy_omnistream.heads import AttentivePool, KeypointPool
 from lerobot_policy_omnistream.modeling_omnistream import OmnistreamPolicy
 from omnistream_core.config import PreprocessConfig
@@ -176,9 +176,14 @@ def test_only_proprioception_and_actions_are_normalised(dataset):
 # ---- streaming ----
 
 
-def test_clips_streams_and_episodes_have_the_same_features():
+@pytest.mark.parametrize("native", [False, True])
+def test_clips_streams_and_episodes_have_the_same_features(native, monkeypatch):
     """A training sample with the frames before it, and the robot in mid-episode, see the same."""
     encoder = build_encoder(small_config(levels=[1]))
+    if not native:
+        monkeypatch.setattr("lerobot_policy_omnistream.encoder.native_backbone", lambda backbone: None)
+    elif native_backbone(encoder.backbone) is None:
+        pytest.skip("no native kernels on this machine")
     images_BT3HW = torch.rand(2, 11, 3, *SIZES_HW[FRONT])
     streams = Streams(encoder, [FRONT], rows=2)
     with torch.no_grad():
