@@ -43,9 +43,12 @@ SMALL_ACT = {
     "optimizer_lr": 1e-4,
     "optimizer_lr_backbone": 1e-4,
 }
+# Teleoperation: an action is where the joints are to be, and next to where they are.
+OURS: dict[str, Any] = {"relative_actions": True}
 CANDIDATES: dict[str, tuple[str, dict[str, Any], int]] = {
-    "ours": ("omnistream", {}, 128),
-    "ours-random": ("omnistream", {"backbone": "random:tiny"}, 128),
+    "ours": ("omnistream", OURS, 128),
+    "ours-absolute": ("omnistream", {}, 128),
+    "ours-random": ("omnistream", OURS | {"backbone": "random:tiny"}, 128),
     "act": ("act", SMALL_ACT, 16),
 }
 

@@ -85,6 +85,8 @@ class OmnistreamConfig(PreTrainedConfig):
     # one token of where each of them is, which generalises from fewer demonstrations.
     pooling: str = "attentive"
     tokens_per_camera: int = 16
+    # Actions are positions, number for number those of the proprioception, and are predicted as the way from there.
+    relative_actions: bool = False
     dim_model: int = 128
     n_heads: int = 4
     dim_feedforward: int = 512
@@ -206,7 +208,17 @@ class OmnistreamConfig(PreTrainedConfig):
             raise PolicyError(f"no camera among the inputs; there are: {', '.join(features) or 'none'}")
         if self.action_feature is None:
             raise PolicyError(f"no {ACTION!r} among the outputs: {', '.join(self.output_features or {}) or 'none'}")
+        if self.relative_actions:
+            self._check_relative(features)
         self.input_features = self.used_features()
+
+    def _check_relative(self, features: dict[str, PolicyFeature]) -> None:
+        states, action = {key: features[key].shape for key in self.proprioception}, self.action_feature.shape
+        if list(states.values()) != [action]:
+            raise PolicyError(f"relative_actions: the proprioception is {states}, an action {action}: one of its size")
+        modes = {kind: self.normalization_mapping.get(kind) for kind in ("STATE", "ACTION")}
+        if set(modes.values()) - {NormalizationMode.MEAN_STD, NormalizationMode.IDENTITY}:
+            raise PolicyError(f"relative_actions: normalization_mapping is {modes}; MEAN_STD or IDENTITY is needed")
 
     def check_dataset(self, features: dict[str, dict[str, Any]]) -> None:
         """Whether the policy can be trained on a dataset of these ``features``.

@@ -133,6 +133,26 @@ class Context(nn.Module):
         return self.norm(context_BSD)
 
 
+class StateAsAction(nn.Module):
+    """Where the robot is, as the normalised action that would keep it there: what relative actions are relative to.
+
+    Args:
+        normalisation: (2, A) means and deviations of states, and those of actions; None where saved ones will follow.
+    """
+
+    def __init__(self, size: int, normalisation: tuple[Tensor, Tensor] | None) -> None:
+        super().__init__()
+        state_2A, action_2A = normalisation or (torch.full((2, size), float("nan")),) * 2
+        moves_A = action_2A[1] > 1e-6  # what never moved is not told by where it is
+        deviation_A = torch.where(moves_A, action_2A[1], 1.0)
+        self.register_buffer("scale_A", state_2A[1] / deviation_A * moves_A)
+        self.register_buffer("offset_A", (state_2A[0] - action_2A[0]) / deviation_A * moves_A)
+
+    def forward(self, state_BA: Tensor) -> Tensor:
+        """(B, 1, A) of the normalised state."""
+        return (state_BA * self.scale_A + self.offset_A).clamp(-STATE_LIMIT, STATE_LIMIT)[:, None]
+
+
 class ActionHead(nn.Module, ABC):
     """A chunk of T normalised actions from a context."""
 

@@ -6,11 +6,12 @@ Shape letters: B samples or rows, T frames or steps, N patches, S tokens of the 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from lerobot.configs import PreTrainedConfig
+from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.policies.pretrained import PreTrainedPolicy
 from lerobot.policies.rtc.modeling_rtc import RTCProcessor
 from lerobot.utils.constants import ACTION
@@ -21,7 +22,7 @@ from lerobot_policy_omnistream.configuration_omnistream import OmnistreamConfig
 from lerobot_policy_omnistream.encoder import Streams, build_encoder, saved_encoder
 from lerobot_policy_omnistream.errors import PolicyError
 from lerobot_policy_omnistream.feature_cache import FeatureCache
-from lerobot_policy_omnistream.heads import HEADS, Context, OldChunk, without_padding
+from lerobot_policy_omnistream.heads import HEADS, Context, OldChunk, StateAsAction, without_padding
 from lerobot_policy_omnistream.language import TextEncoder
 
 Batch = dict[str, Any]
@@ -61,6 +62,7 @@ class OmnistreamPolicy(PreTrainedPolicy):
         self.context = Context(config, self._cameras, self.encoder.width, state_size, text_width)
         self._action_size = config.action_size = config.action_feature.shape[0]
         self.head = HEADS[config.head](config, self.context.tokens, self._action_size)
+        self.here = self._state_as_action(dataset_meta, saved) if config.relative_actions else None
         self._grids_hw = {
             key: self.encoder.grid_hw(feature.shape[-2:]) for key, feature in config.image_features.items()
         }
@@ -91,6 +93,8 @@ class OmnistreamPolicy(PreTrainedPolicy):
         padded_BT = batch.get(f"{ACTION}_is_pad")
         valid_BT = torch.ones_like(actions_BTA[..., 0]) if padded_BT is None else (~padded_BT).to(actions_BTA.dtype)
         context_BSD = self._context(self._training_features(batch), batch)
+        if self.here is not None:
+            actions_BTA = actions_BTA - self.here(self._newest(batch, *self.config.proprioception))
         loss = self.head.loss(context_BSD, actions_BTA, valid_BT)
         return loss, {f"{self.config.head}_loss": loss.item()}
 
@@ -218,6 +222,24 @@ class OmnistreamPolicy(PreTrainedPolicy):
 
     # ---- planning ----
 
+    def _state_as_action(self, dataset_meta: Any, saved: bool) -> StateAsAction:
+        if saved:
+            return StateAsAction(self._action_size, None)
+        if dataset_meta is None:
+            raise PolicyError("relative_actions: the dataset is needed, to tell how states and actions are normalised")
+        keys = {"STATE": self.config.proprioception[0], "ACTION": ACTION}
+        return StateAsAction(
+            self._action_size,
+            tuple(self._normalisation(kind, dataset_meta.stats[key]) for kind, key in keys.items()),
+        )
+
+    def _normalisation(self, kind: str, stats: dict[str, Any]) -> Tensor:
+        """(2, A) mean and deviation by which LeRobot normalises."""
+        mean_A, std_A = (torch.as_tensor(stats[name]).float() for name in ("mean", "std"))
+        if self.config.normalization_mapping[kind] is NormalizationMode.IDENTITY:
+            mean_A, std_A = torch.zeros_like(mean_A), torch.ones_like(std_A)
+        return torch.stack([mean_A, std_A])
+
     def _context(self, features: dict[str, Tensor], batch: Batch, rows: list[int] | None = None) -> Tensor:
         """(B, S, D) of the given rows of the batch; all by default."""
         states = [self._newest(batch, key) for key in self.config.proprioception]
@@ -252,7 +274,11 @@ class OmnistreamPolicy(PreTrainedPolicy):
     ) -> Tensor:
         context_BSD = self._context(features, batch, rows)
         noise_BTA = self._noise(rows).to(context_BSD) if noise is None else noise[rows]
-        return self.head.sample(context_BSD, noise_BTA, old)
+        if self.here is None:
+            return self.head.sample(context_BSD, noise_BTA, old)
+        here_B1A = self.here(self._newest(batch, *self.config.proprioception)[rows])
+        old = None if old is None else replace(old, actions_BTA=old.actions_BTA - here_B1A)
+        return here_B1A + self.head.sample(context_BSD, noise_BTA, old)
 
     def _noise(self, rows: list[int]) -> Tensor:
         """(B, T, A) standard normal; a row's n-th chunk always starts from the same noise, whatever the others do."""

@@ -8,7 +8,7 @@ import itertools
 
 import pytest
 import torch
-from lerobot.configs import PreTrainedConfig
+from lerobot.configs import NormalizationMode, PreTrainedConfig
 from lerobot.policies import make_policy, make_pre_post_processors
 from lerobot.policies.factory import get_policy_class
 from lerobot.policies.rtc.configuration_rtc import RTCConfig
@@ -25,6 +25,7 @@ from .conftest import (
     ACTION_SIZE,
     FRONT,
     SIZES_HW,
+    STATE_SIZE,
     WRIST,
     make,
     observation,
@@ -283,6 +284,30 @@ def test_noise_on_the_proprioception_is_for_training_alone(dataset):
     assert policy(batch)[0] != policy(batch)[0]
     policy.eval()
     assert policy(batch)[0] == policy(batch)[0]
+
+
+@pytest.mark.parametrize("mode", [NormalizationMode.MEAN_STD, NormalizationMode.IDENTITY])
+def test_relative_actions_start_where_the_robot_is(tmp_path, mode):
+    """A head that says nothing keeps the robot where it is; its loss is the way that was really gone."""
+    positions = write_dataset(tmp_path / "positions", action_size=STATE_SIZE)
+    kinds = {"VISUAL": NormalizationMode.IDENTITY, "STATE": NormalizationMode.MEAN_STD, "ACTION": mode}
+    config = small_config(relative_actions=True, normalization_mapping=kinds)
+    policy, before, after = make(config, positions)
+    nn.init.zeros_(policy.head.layers[-1][-1].weight), nn.init.zeros_(policy.head.layers[-1][-1].bias)
+    policy.eval().save_pretrained(tmp_path / "policy")
+    for loaded in (policy, OmnistreamPolicy.from_pretrained(tmp_path / "policy")):
+        seen = observation(2, seed=0)
+        torch.testing.assert_close(after(loaded.select_action(before(seen))), seen["observation.state"])
+    batch = training_batch(config, positions, indices=(0, 7))  # whole chunks
+    way_BTA = batch["action"] - batch["observation.state"][:, -1:]
+    unit_A = torch.tensor(positions.meta.stats["action"]["std"]) if mode is NormalizationMode.MEAN_STD else 1
+    valid_BT = ~batch["action_is_pad"]
+    torch.testing.assert_close(policy(before(batch))[0], (way_BTA / unit_A).abs().mean(-1)[valid_BT].mean().float())
+
+
+def test_relative_actions_need_a_state_of_their_size(dataset):
+    with pytest.raises(PolicyError, match=r"the proprioception is .*\(3,\).*, an action \(2,\): one of its size"):
+        make(small_config(relative_actions=True), dataset)
 
 
 # ---- language ----
