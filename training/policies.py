@@ -38,13 +38,13 @@ AS_THEY_ARE = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "IDENTITY"}
 # still, as in closing a hand, a policy without memory of its actions may stay there; many get past it (Stack, the same
 # weights: 28 of 50 with 16, 24 with 4).
 QUICK: dict[str, Any] = {"n_action_steps": 4}
-# Things smaller than a patch are found twice as well in pictures of 10 x 10 patches, and by places alone.
+# For things that are smaller than a patch: pictures of 10 x 10 patches, and places alone.
 FINE: dict[str, Any] = {"image_area_px": 160 * 160, "pooling": "keypoints"}
 TASK_SETTINGS: dict[str, dict[str, Any]] = {
     "Lift": QUICK,
     "Door": QUICK,
     "Stack": FINE,
-    "PickPlaceCan": FINE,
+    "PickPlaceCan": {},
     "NutAssemblySquare": FINE,
     "MT10": FINE | {"text_encoder": "minilm", "tokens_per_camera": 32},
     "MT50": FINE | {"text_encoder": "minilm", "tokens_per_camera": 32},
