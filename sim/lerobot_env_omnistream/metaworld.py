@@ -18,7 +18,7 @@ from lerobot.utils.constants import ACTION, OBS_IMAGE, OBS_STATE
 
 from lerobot_env_omnistream.config import check_ranges, vector_of
 from lerobot_env_omnistream.errors import SimError
-from lerobot_env_omnistream.rendering import CameraRenderer
+from lerobot_env_omnistream.rendering import CameraRenderer, choose_backend
 
 RANGES = {"fps": (1, 500, "Hz"), "episode_length": (1, 500, "steps"), "image_size_px": (16, 480, "pixels")}
 STATE_SIZE, ACTION_SIZE = 4, 4
@@ -148,6 +148,11 @@ def _environment_class() -> type[gym.Env]:
         def make_expert(self, seed: int) -> MetaworldExpert:
             """Meta-World's own expert for the task; it does the same for every seed."""
             return MetaworldExpert(self.expert_policy, lambda: self._true_state)
+
+        def _ensure_env(self) -> None:
+            if self._env is None:
+                choose_backend()  # before MuJoCo is imported
+            super()._ensure_env()
 
         def render(self) -> np.ndarray:
             """(S, S, 3) uint8, upright. Gymnasium's renderer would draw shadows, which takes four fifths of the time,
