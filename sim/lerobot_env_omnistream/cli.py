@@ -74,20 +74,27 @@ def record(
     episodes: Annotated[int, typer.Option(help="Successful episodes to record, of each task.", min=1)] = 200,
     first_seed: FirstSeed = 0,
     workers: Workers = 1,
+    takeover_from: Annotated[
+        str | None,
+        typer.Option(metavar="POLICY", help="A trained policy begins each episode; record what puts it right."),
+    ] = None,
+    takeover_steps: Annotated[int, typer.Option(help="The policy acts for up to so many steps.", min=1)] = 200,
     setting: Settings = None,
 ) -> None:
     """Record successful expert episodes as a LeRobotDataset. Killed and started again, it continues."""
     from lerobot_env_omnistream.recording import Progress
     from lerobot_env_omnistream.recording import record as record_episodes
+    from lerobot_env_omnistream.takeover import Takeover
 
     config = _config(env, task, setting)
+    takeover = Takeover(policy=takeover_from, steps=takeover_steps) if takeover_from else None
     with _bar() as bar:
         row = bar.add_task(task, total=episodes * len(config.single_tasks()))
 
         def show(progress: Progress) -> None:
             bar.update(row, completed=progress.recorded, description=f"{task} ({progress.failed} failed)")
 
-        record_episodes(config, episodes, out, first_seed=first_seed, workers=workers, show=show)
+        record_episodes(config, episodes, out, first_seed=first_seed, workers=workers, takeover=takeover, show=show)
     print(f"{episodes * len(config.single_tasks())} episodes in {out}")
 
 

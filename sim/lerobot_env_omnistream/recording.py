@@ -16,7 +16,7 @@ import shutil
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ import numpy as np
 
 from lerobot_env_omnistream.environments import EnvConfig, RecordedEnv, config_to_json
 from lerobot_env_omnistream.errors import SimError
+from lerobot_env_omnistream.takeover import Takeover
 from lerobot_env_omnistream.trials import env_of_process
 
 SETTINGS_FILE = "recording.json"
@@ -53,17 +54,24 @@ def record(
     *,
     first_seed: int = 0,
     workers: int = 1,
+    takeover: Takeover | None = None,
     show: Callable[[Progress], None] = lambda progress: None,
 ) -> Path:
     """Writes ``episodes`` successes of each task's expert to ``out``, from the first seeds that succeed.
+
+    With ``takeover`` a policy begins each episode, and what the expert does from then on is written; episodes that the
+    policy ends by itself are not.
 
     Raises:
         SimError: there is no expert or no camera, ``out`` holds something else, a recording with other settings was
             begun there or is under way, or the expert fails too often.
     """
     _check(config, episodes, workers)
+    if takeover is not None:
+        takeover.check(config.single_tasks()[0])
     tasks = config.single_tasks()
     settings = {"env": config.settings(), "first_seed": first_seed, "episodes": episodes}
+    settings |= {} if takeover is None else {"takeover": asdict(takeover)}
     if _is_complete(out, settings):
         show(Progress(recorded=episodes * len(tasks), failed=0, wanted=episodes * len(tasks)))
         return out
@@ -147,7 +155,9 @@ def _summary(out: Path) -> dict[str, Any]:
 
 
 def _check_same(where: Path, recorded: dict[str, Any], settings: dict[str, Any], count: str) -> None:
-    before, now = (some["env"] | {count: some[count]} for some in (recorded, settings))
+    before, now = (
+        some["env"] | {count: some[count], "takeover": some.get("takeover")} for some in (recorded, settings)
+    )
     # A setting that is off, and that a recording does not know, came later.
     for name in (name for name in now if before.get(name) != now[name] and (name in before or now[name])):
         raise SimError(f"{where} was recorded with {name} {before.get(name)}, not {now[name]}; choose another folder")
@@ -188,6 +198,9 @@ def _fill(
 ) -> None:
     """Runs seeds in their order, as many at a time as may still be needed, until there are enough successes."""
     wanted, environment = settings["episodes"], config_to_json(config)
+    takeover = Takeover(**settings["takeover"]) if "takeover" in settings else None
+    # Where a policy begins, what it ends by itself is no failure of the expert's.
+    allowed = max(FAILURES_ALLOWED, wanted // 2 if takeover is None else 3 * wanted)
     done = _seeds(parts, EPISODE) | set(earlier["seeds"])
     failed = _seeds(parts, FAILED) | set(earlier["failed_seeds"])
     seeds = (seed for seed in count(settings["first_seed"]) if seed not in done and seed not in failed)
@@ -199,11 +212,11 @@ def _fill(
         while len(done) < wanted:
             while len(running) < workers and len(done) + len(running) < wanted:
                 seed = next(seeds)
-                running[pool.submit(_record_seed, environment, seed, parts)] = seed
+                running[pool.submit(_record_seed, environment, seed, parts, takeover)] = seed
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 (done if future.result() else failed).add(running.pop(future))
             show(Progress(recorded=len(done), failed=len(failed), wanted=wanted))
-            if len(failed) > max(FAILURES_ALLOWED, wanted // 2):
+            if len(failed) > allowed:
                 raise SimError(f"the expert failed on {len(failed)} seeds and succeeded on {len(done)}: giving up")
 
 
@@ -211,11 +224,11 @@ def _seeds(parts: Path, prefix: str) -> set[int]:
     return {int(path.name.removeprefix(prefix)) for path in parts.glob(f"{prefix}*")}
 
 
-def _record_seed(environment: str, seed: int, parts: Path) -> bool:
+def _record_seed(environment: str, seed: int, parts: Path, takeover: Takeover | None) -> bool:
     """In a worker: one episode; a success stands in ``parts`` afterwards, a failure leaves a mark."""
     env = env_of_process(environment)
-    frames = run_episode(env, seed)
-    if not frames[-1]["next.success"][0]:
+    frames = run_episode(env, seed, takeover)
+    if not frames or not frames[-1]["next.success"][0]:
         (parts / f"{FAILED}{seed:08d}").touch()
         return False
     unfinished = parts / f"{UNFINISHED}{seed:08d}-{os.getpid()}"
@@ -238,12 +251,17 @@ def _own_priority() -> Iterator[None]:
         os.sched_setscheduler(0, policy, priority)
 
 
-def run_episode(env: RecordedEnv, seed: int) -> list[dict[str, Any]]:
-    """The frames of one expert episode with LeRobot's keys; the observation is the one that the action answers."""
+def run_episode(env: RecordedEnv, seed: int, takeover: Takeover | None = None) -> list[dict[str, Any]]:
+    """The frames of one expert episode with LeRobot's keys; the observation is the one that the action answers.
+
+    With ``takeover`` from where the expert takes over; none where the policy has ended the episode by itself.
+    """
     observation, _ = env.reset(seed=seed)
+    ended = False
+    if takeover is not None:
+        observation, ended = takeover.drive(env, observation, seed)
     expert = env.make_expert(seed)
     frames: list[dict[str, Any]] = []
-    ended = False
     while not ended:
         action = np.clip(expert.act(), -1, 1)
         following, reward, success, truncated, _ = env.step(action)

@@ -84,7 +84,17 @@ def square_nut(arm: Arm) -> Iterator[np.ndarray]:
 
 
 def _pick(arm: Arm, thing: Any, grasp: Grasp, raise_m: float) -> Iterator[np.ndarray]:
-    """Over the object by a detour of this episode's own, down, close, up; again if the fingers come up empty."""
+    """Over the object by a detour of this episode's own, down, close, up; again if the fingers come up empty.
+
+    A hand that holds it already, when this expert takes over, only goes as high as it would have from the table.
+    """
+    if arm.holds(thing):
+        arm.gripper = CLOSED
+        held_m, held = arm.position_m, arm.rotation
+        held_m[2] = max(held_m[2], _floor_m(arm) + raise_m)
+        yield from arm.go(lambda: (held_m, held), within_m=0.02)
+        if arm.holds(thing):
+            return
     for _ in range(ATTEMPTS):
         yield from arm.grip(OPEN, 0.1)
         detour_m = np.array([*arm.rng.uniform(-0.05, 0.05, 2), arm.rng.uniform(0.03, 0.1)])
@@ -102,6 +112,12 @@ def _pick(arm: Arm, thing: Any, grasp: Grasp, raise_m: float) -> Iterator[np.nda
         yield from arm.go(lambda t=top_m, r=rotation: (t, r), within_m=0.02)
         if arm.holds(thing):
             return
+
+
+def _floor_m(arm: Arm) -> float:
+    """Height of what things stand on."""
+    world = arm.world
+    return float((world.bin1_pos if hasattr(world, "bin1_pos") else world.table_offset)[2])
 
 
 def _retreat(arm: Arm, height_m: float) -> Iterator[np.ndarray]:
