@@ -38,6 +38,9 @@ def run(make_node: Callable[[], Node], args: list[str] | None = None) -> int:
         executor.spin()
     except (KeyboardInterrupt, ExternalShutdownException):
         pass
+    except RuntimeError:  # RCLError and its kin: a callback was at work when a signal took the context from under it
+        if rclpy.ok():
+            raise
     except OmniStreamError as error:
         rclpy.logging.get_logger("omnistream").fatal(str(error))
         return 2
