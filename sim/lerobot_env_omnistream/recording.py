@@ -64,17 +64,17 @@ def record(
 
     Raises:
         SimError: there is no expert or no camera, ``out`` holds something else, a recording with other settings was
-            begun there or is under way, or the expert fails too often.
+            begun there or is under way, the expert fails too often, or the policy of ``takeover`` does not load.
     """
     _check(config, episodes, workers)
-    if takeover is not None:
-        takeover.check(config.single_tasks()[0])
     tasks = config.single_tasks()
     settings = {"env": config.settings(), "first_seed": first_seed, "episodes": episodes}
     settings |= {} if takeover is None else {"takeover": asdict(takeover)}
     if _is_complete(out, settings):
         show(Progress(recorded=episodes * len(tasks), failed=0, wanted=episodes * len(tasks)))
         return out
+    if takeover is not None:
+        takeover.check(tasks[0])
     if len(tasks) == 1:
         return _record_task(tasks[0], settings, out, workers, show)
     return _record_tasks(tasks, settings, out, workers, show)

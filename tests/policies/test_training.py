@@ -68,9 +68,9 @@ def test_all_of_the_time_given_is_used(dataset, float_cache, monkeypatch):
         return step(self, *args, **kwargs)
 
     monkeypatch.setattr(torch.optim.AdamW, "step", stepping)
-    *_, report = train_policy(config, dataset.root, TrainSettings(minutes=1 / 30, batch_size=4))
-    assert 2 <= report.processor_seconds < 4 and report.steps == len(rates)
-    assert max(rates) > 0.9 * config.optimizer_lr and rates[-1] < 0.1 * config.optimizer_lr
+    *_, report = train_policy(config, dataset.root, TrainSettings(minutes=1 / 10, batch_size=4))
+    assert 6 <= report.processor_seconds < 7 and report.steps == len(rates)
+    assert max(rates) > 0.9 * config.optimizer_lr and rates[-1] < 0.01 * config.optimizer_lr
 
 
 def test_policies_of_lerobot_train_the_same_way(dataset, tmp_path):

@@ -42,7 +42,7 @@ def stack(arm: Arm) -> Iterator[np.ndarray]:
         yield from arm.go(lambda at=above: at(hover_m), within_m=0.008)
         yield from arm.go(lambda at=above: at(0.002), within_m=0.004, limit_s=4, speed=0.5 * arm.speed)
         yield from arm.grip(OPEN, 0.4)
-        yield from _retreat(arm, 0.1)
+        yield from _rise(arm, 0.1, limit_s=2)
         if arm.world._check_success():
             return
 
@@ -61,7 +61,7 @@ def place_can(arm: Arm) -> Iterator[np.ndarray]:
         yield from arm.go(lambda place=over_m: (place, down), within_m=0.03, within_rad=0.3)
         yield from arm.go(lambda: (drop_m, down), within_m=0.015, within_rad=0.3, limit_s=4)
         yield from arm.grip(OPEN, 0.5)
-        yield from _retreat(arm, 0.12)
+        yield from _rise(arm, 0.12, limit_s=2)
         if world._check_success():
             return
 
@@ -75,7 +75,7 @@ def square_nut(arm: Arm) -> Iterator[np.ndarray]:
         yield from _pick(arm, nut, _handle_grasp(arm, nut, grasp_yaw_rad), raise_m=0.16)
         yield from _thread(arm, nut, nut_yaw_rad + turn_rad)
         yield from arm.grip(OPEN, 0.4)
-        yield from _retreat(arm, 0.1)
+        yield from _rise(arm, 0.1, limit_s=2)
         if world._check_success():
             return
 
@@ -90,9 +90,7 @@ def _pick(arm: Arm, thing: Any, grasp: Grasp, raise_m: float) -> Iterator[np.nda
     """
     if arm.holds(thing):
         arm.gripper = CLOSED
-        held_m, held = arm.position_m, arm.rotation
-        held_m[2] = max(held_m[2], _floor_m(arm) + raise_m)
-        yield from arm.go(lambda: (held_m, held), within_m=0.02)
+        yield from _rise(arm, max(0.0, _floor_m(arm) + raise_m - arm.position_m[2]))
         if arm.holds(thing):
             return
     for _ in range(ATTEMPTS):
@@ -107,9 +105,7 @@ def _pick(arm: Arm, thing: Any, grasp: Grasp, raise_m: float) -> Iterator[np.nda
         yield from arm.go(lambda: over(np.zeros(3)), within_m=0.015)
         yield from arm.go(lambda: over(-arm.hover_m * UP), within_m=0.006, limit_s=3, speed=0.7 * arm.speed)
         yield from arm.grip(CLOSED, arm.rng.uniform(0.4, 0.6))
-        start_m, rotation = arm.position_m, arm.rotation
-        top_m = start_m + raise_m * UP
-        yield from arm.go(lambda t=top_m, r=rotation: (t, r), within_m=0.02)
+        yield from _rise(arm, raise_m)
         if arm.holds(thing):
             return
 
@@ -120,9 +116,10 @@ def _floor_m(arm: Arm) -> float:
     return float((world.bin1_pos if hasattr(world, "bin1_pos") else world.table_offset)[2])
 
 
-def _retreat(arm: Arm, height_m: float) -> Iterator[np.ndarray]:
+def _rise(arm: Arm, height_m: float, limit_s: float = 6) -> Iterator[np.ndarray]:
+    """Straight up, the hand as it is turned."""
     goal_m, rotation = arm.position_m + height_m * UP, arm.rotation
-    yield from arm.go(lambda: (goal_m, rotation), within_m=0.02, limit_s=2)
+    yield from arm.go(lambda: (goal_m, rotation), within_m=0.02, limit_s=limit_s)
 
 
 def _cube_grasp(arm: Arm, cube: Any) -> Grasp:
