@@ -2,6 +2,7 @@
 
     python -m benchmarks.policies --tasks Lift --policies ours act --episodes 50
     python -m benchmarks.policies --tasks Lift --policies ours act --stress
+    python -m benchmarks.policies --tasks Stack --policies ours-corrected
     python -m benchmarks.policies --tasks MT10 --record 10       # one policy for ten tasks, told which in words
     python -m benchmarks.policies --table
 
@@ -18,6 +19,7 @@ import json
 import logging
 import math
 import os
+import shutil
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -31,10 +33,10 @@ os.environ.setdefault("TQDM_DISABLE", "1")
 import numpy as np
 import torch
 from lerobot.configs import PreTrainedConfig
-from lerobot.envs import close_envs, make_env_pre_post_processors
+from lerobot.datasets.dataset_tools import merge_datasets
+from lerobot.datasets.lerobot_dataset import LeRobotDataset
+from lerobot.envs import close_envs
 from lerobot.envs.utils import env_to_policy_features
-from lerobot.policies import make_pre_post_processors
-from lerobot.policies.factory import get_policy_class
 from lerobot.scripts.lerobot_eval import rollout
 from lerobot.utils.import_utils import register_third_party_plugins
 from lerobot.utils.io_utils import write_video
@@ -42,10 +44,13 @@ from lerobot.utils.io_utils import write_video
 from lerobot_env_omnistream import MetaworldEnvConfig, RobosuiteEnvConfig
 from lerobot_env_omnistream.environments import EnvConfig
 from lerobot_env_omnistream.recording import record
+from lerobot_env_omnistream.takeover import Takeover, load_policy
 from lerobot_policy_omnistream.encoder import build_encoder
 from lerobot_policy_omnistream.feature_cache import build_feature_cache, dataset_hash, open_blocks, write_whole
 from lerobot_policy_omnistream.training import TrainSettings, train_policy
 from training.policies import (
+    CORRECTED_STEPS,
+    CORRECTIONS,
     METAWORLD_IMAGE_SIZE_PX,
     METAWORLD_SETS,
     PERTURBATIONS,
@@ -55,7 +60,8 @@ from training.policies import (
     PolicyRecipe,
 )
 
-# Demonstrations have seeds from 0 up.
+# Demonstrations have seeds from 0 up, corrections from 5,000.
+FIRST_SEED_OF_CORRECTIONS = 5_000
 FIRST_SEED = 10_000
 
 
@@ -71,8 +77,8 @@ class Places:
     def videos(self) -> Path:
         return self.json.with_name(f"{self.json.stem}_videos")
 
-    def dataset(self, task: str) -> Path:
-        return self.data / f"{suite_of(task)}_{task}"
+    def dataset(self, task: str, which: str = "") -> Path:
+        return self.data / f"{suite_of(task)}_{task}{which}"
 
 
 def suite_of(task: str) -> str:
@@ -109,6 +115,32 @@ def wilson(successes: int, episodes: int, z: float = 1.96) -> tuple[float, float
     return max(0.0, centre - half), min(1.0, centre + half)
 
 
+# ---- demonstrations ----
+
+
+def dataset_of(task: str, name: str, minutes: float, places: Places) -> Path:
+    """What a policy learns from: the demonstrations, and corrections of another policy where its recipe says so."""
+    corrects = POLICIES[name].corrects
+    if corrects is None:
+        return places.dataset(task)
+    whole = places.dataset(task, f"_{name}")
+    if not whole.exists():
+        before = dataset_of(task, corrects, minutes, places)
+        takeover = Takeover(policy=str(train(task, corrects, minutes, places, before)), steps=CORRECTED_STEPS)
+        corrections = places.dataset(task, f"_corrections-of-{corrects}")
+        record(environment(task), CORRECTIONS, corrections, first_seed=FIRST_SEED_OF_CORRECTIONS, takeover=takeover)
+        merge([before, corrections], whole)
+    return whole
+
+
+def merge(parts: Sequence[Path], out: Path) -> None:
+    """Joins LeRobotDatasets into one, whole or not at all."""
+    unfinished = out.with_name(f"{out.name}.partial")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    merge_datasets([LeRobotDataset("local/dataset", root=part) for part in parts], "local/dataset", unfinished)
+    unfinished.rename(out)
+
+
 # ---- training ----
 
 
@@ -123,10 +155,9 @@ def config_of(recipe: PolicyRecipe, **more: Any) -> PreTrainedConfig:
     return PreTrainedConfig.get_choice_class(recipe.kind)(**settings)
 
 
-def features(task: str, recipe: PolicyRecipe, places: Places) -> tuple[Path, float]:
-    """The feature cache of a task for a recipe's backbone, made where it is missing; processor minutes it took."""
-    root, encoder = places.dataset(task), build_encoder(config_of(recipe))
-    cameras = cameras_of(environment(task))
+def features(task: str, recipe: PolicyRecipe, root: Path, places: Places) -> tuple[Path, float]:
+    """A dataset's feature cache for a recipe's backbone, made where it is missing; processor minutes it took."""
+    encoder, cameras = build_encoder(config_of(recipe)), cameras_of(environment(task))
     blocks = open_blocks("local/dataset", root, cameras)
     out = places.runs / task / f"features_{short_hash([encoder.key(), dataset_hash(root)])}"
     cost = out.with_suffix(".json")
@@ -143,11 +174,12 @@ def features(task: str, recipe: PolicyRecipe, places: Places) -> tuple[Path, flo
     return out, spent_s / 60
 
 
-def train(task: str, name: str, minutes: float, places: Places) -> Path:
+def train(task: str, name: str, minutes: float, places: Places, dataset: Path) -> Path:
     """The trained policy's folder; trains it where it is missing."""
     recipe = recipe_of(task, name)
-    cache, caching_minutes = features(task, recipe if recipe.cached else recipe_of(task, "ours"), places)
-    made_of = [asdict(recipe), minutes, cache.name]
+    cache, caching_minutes = features(task, recipe if recipe.cached else recipe_of(task, "ours"), dataset, places)
+    # The cache knows the dataset, and so whatever corrections are in it.
+    made_of = [{key: value for key, value in asdict(recipe).items() if key != "corrects"}, minutes, cache.name]
     out = places.runs / task / f"{name}_{short_hash(made_of)}"
     if (out / "training.json").exists():
         return out
@@ -157,7 +189,7 @@ def train(task: str, name: str, minutes: float, places: Places) -> Path:
         config, minutes = config_of(recipe), minutes + caching_minutes
         only_used_features(config, environment(task))
     settings = TrainSettings(minutes=minutes, batch_size=recipe.batch_size)
-    *_, report = train_policy(config, places.dataset(task), settings, out, show=partial(say_step, f"{task} {name}"))
+    *_, report = train_policy(config, dataset, settings, out, show=partial(say_step, f"{task} {name}"))
     note = {"caching_minutes": caching_minutes, "settings": asdict(settings), "report": asdict(report)}
     (out / "training.json").write_text(json.dumps(note, indent=1))
     return out
@@ -222,19 +254,15 @@ class Runner:
 
     def __init__(self, env: EnvConfig, policy_folder: Path) -> None:
         self._env_config, self._cameras = env, cameras_of(env)
-        self._envs = env.create_envs(1)
-        config = PreTrainedConfig.from_pretrained(policy_folder)
-        self._policy = get_policy_class(config.type).from_pretrained(policy_folder, config=config)
-        self._processors = make_pre_post_processors(config, pretrained_path=str(policy_folder))
-        self._env_processors = make_env_pre_post_processors(env_cfg=env, policy_cfg=config)
+        self._envs, self._loaded = env.create_envs(1), load_policy(str(policy_folder), env)
         self._frames: list[np.ndarray] = []
 
     def __call__(self, seed: int, video: Path, wanted: set[bool]) -> dict:
         """One episode; a video of it where its outcome is among the wanted ones."""
         self._frames = []
-        (vectors,) = self._envs.values()
+        (vectors,), loaded = self._envs.values(), self._loaded
         outcome = rollout(
-            vectors[0], self._policy, self._watch, self._env_processors[1], *self._processors, seeds=[seed]
+            vectors[0], loaded.policy, self._watch, loaded.env_after, loaded.before, loaded.after, seeds=[seed]
         )
         success, steps = bool(outcome["success"].any()), int(outcome["done"].int().argmax()) + 1
         if success in wanted:
@@ -249,7 +277,7 @@ class Runner:
         """The environment's own processor; keeps what the cameras saw, side by side."""
         images = [observation[camera][0] for camera in self._cameras]
         self._frames.append((torch.cat(images, dim=-1).permute(1, 2, 0) * 255).round().byte().numpy())
-        return self._env_processors[0](observation)
+        return self._loaded.env_before(observation)
 
 
 # ---- the table ----
@@ -319,14 +347,17 @@ def run_task(task: str, arguments: argparse.Namespace) -> None:
     seeds = range(arguments.first_seed, arguments.first_seed + each)
     perturbations = [name for name in PERTURBATIONS if name != "none"] if arguments.stress else ["none"]
     for name in arguments.policies:
-        folder = train(task, name, arguments.minutes, places)
+        dataset = dataset_of(task, name, arguments.minutes, places)
+        folder = train(task, name, arguments.minutes, places, dataset)
         for perturbation in perturbations:
             value = evaluate(task, name, perturbation, seeds, folder, places)
-            value["demonstrations"] = demonstrations(places.dataset(task))
+            value["demonstrations"] = demonstrations(dataset)
             value["recipe"] = asdict(recipe_of(task, name)) | {"minutes": arguments.minutes}
             value["command"] = (
                 f"python -m benchmarks.policies --tasks {task} --policies {name} --minutes {arguments.minutes:g} "
-                f"--episodes {arguments.episodes}" + " --stress" * arguments.stress
+                f"--episodes {arguments.episodes}"
+                + f" --record {arguments.record}" * bool(arguments.record)
+                + " --stress" * arguments.stress
             )
             write_entry(places.json, (suite_of(task), task, name, perturbation), value)
 

@@ -23,12 +23,15 @@ class PolicyRecipe:
         settings: fields of its configuration.
         batch_size: samples a step.
         cached: whether it learns from features that were cached before.
+        corrects: a policy of ``POLICIES`` that begins episodes which the expert ends; what the expert does is added to
+            the demonstrations.
     """
 
     kind: str
     settings: dict[str, Any] = field(default_factory=dict)
     batch_size: int
     cached: bool = False
+    corrects: str | None = None
 
 
 # robosuite's actions lie in -1 ... 1 already, and those that hardly ever move must not be blown up.
@@ -89,10 +92,20 @@ POLICIES: dict[str, PolicyRecipe] = {
     "ours": OURS,
     "ours-flow": replace(OURS, settings=OURS.settings | {"head": "flow"}),
     "ours-regression": replace(OURS, settings=OURS.settings | {"head": "regression", "n_encoder_layers": 1}),
+    "ours-corrected": replace(OURS, corrects="ours"),
     "ours-random": replace(OURS, settings=OURS.settings | {"backbone": "random:tiny"}),
+    # Backbones of the same size that learned from one objective, half an hour each: python -m benchmarks.synergy.
+    "ours-geometry": replace(OURS, settings=OURS.settings | {"backbone": "runs/synergy/geometry/checkpoint"}),
+    "ours-self-supervision": replace(
+        OURS, settings=OURS.settings | {"backbone": "runs/synergy/self-supervision/checkpoint"}
+    ),
     "act": ACT,
     "diffusion": DIFFUSION,
 }
+
+# Episodes of each task that a policy begins, and the steps it has at most before the expert takes over.
+CORRECTIONS = 50
+CORRECTED_STEPS = 250
 
 # One perturbation of the environment each; see sim/README.md.
 PERTURBATIONS: dict[str, dict[str, float]] = {

@@ -52,24 +52,41 @@ class Takeover:
         return observation, False
 
 
+@dataclass(frozen=True, kw_only=True)
+class LoadedPolicy:
+    """A LeRobot policy and all processors between it and an environment."""
+
+    policy: Any
+    env_before: Any
+    before: Any
+    after: Any
+    env_after: Any
+
+
+def load_policy(policy: str, env: EnvConfig) -> LoadedPolicy:
+    """A policy from its folder or hub id, for one environment, as lerobot-eval loads it."""
+    from lerobot.configs import PreTrainedConfig
+    from lerobot.envs import make_env_pre_post_processors
+    from lerobot.policies import make_pre_post_processors
+    from lerobot.policies.factory import get_policy_class
+    from lerobot.utils.import_utils import register_third_party_plugins
+
+    register_third_party_plugins()
+    config = PreTrainedConfig.from_pretrained(policy)
+    loaded = get_policy_class(config.type).from_pretrained(policy, config=config)
+    before, after = make_pre_post_processors(config, pretrained_path=policy)
+    env_before, env_after = make_env_pre_post_processors(env_cfg=env, policy_cfg=config)
+    return LoadedPolicy(policy=loaded, env_before=env_before, before=before, after=after, env_after=env_after)
+
+
 class Pilot:
-    """A LeRobot policy with its processors, for one environment."""
+    """A LeRobot policy that acts in one environment."""
 
     def __init__(self, policy: str, env: EnvConfig) -> None:
-        from lerobot.configs import PreTrainedConfig
-        from lerobot.envs import make_env_pre_post_processors
-        from lerobot.policies import make_pre_post_processors
-        from lerobot.policies.factory import get_policy_class
-        from lerobot.utils.import_utils import register_third_party_plugins
-
-        register_third_party_plugins()
-        config = PreTrainedConfig.from_pretrained(policy)
-        self._policy = get_policy_class(config.type).from_pretrained(policy, config=config)
-        self._before, self._after = make_pre_post_processors(config, pretrained_path=policy)
-        self._env_before, self._env_after = make_env_pre_post_processors(env_cfg=env, policy_cfg=config)
+        self._loaded = load_policy(policy, env)
 
     def reset(self) -> None:
-        self._policy.reset()
+        self._loaded.policy.reset()
 
     def act(self, observation: dict[str, Any], task: str) -> np.ndarray:
         """(A,) the action that answers an environment's observation."""
@@ -77,10 +94,11 @@ class Pilot:
         from lerobot.envs.utils import preprocess_observation
         from lerobot.utils.constants import ACTION
 
-        batch = self._before(self._env_before(preprocess_observation(_batched(observation)) | {"task": [task]}))
+        loaded = self._loaded
+        batch = loaded.before(loaded.env_before(preprocess_observation(_batched(observation)) | {"task": [task]}))
         with torch.inference_mode():
-            action = self._after(self._policy.select_action(batch))
-        return np.clip(self._env_after({ACTION: action})[ACTION][0].cpu().numpy(), -1, 1)
+            action = loaded.after(loaded.policy.select_action(batch))
+        return np.clip(loaded.env_after({ACTION: action})[ACTION][0].cpu().numpy(), -1, 1)
 
 
 @lru_cache(maxsize=1)
