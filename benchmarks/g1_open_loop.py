@@ -27,29 +27,22 @@ from lerobot.utils.import_utils import register_third_party_plugins
 from PIL import Image
 from torch import Tensor
 
+from benchmarks.cached_features import cached_features
 from lerobot_policy_omnistream.encoder import build_encoder
-from lerobot_policy_omnistream.feature_cache import build_feature_cache, dataset_hash, open_blocks
 from lerobot_policy_omnistream.training import TrainSettings, train_policy
+from training.policies import ACT
 
 CAMERA = "observation.images.cam_high"
 SIZE_WH = (160, 120)
 CHUNK = 16
 COMMON = {"device": "cpu", "push_to_hub": False, "chunk_size": CHUNK, "n_action_steps": 8}
-SMALL_ACT = {
-    "pretrained_backbone_weights": None,
-    "dim_model": 192,
-    "n_heads": 4,
-    "dim_feedforward": 512,
-    "optimizer_lr": 1e-4,
-    "optimizer_lr_backbone": 1e-4,
-}
 # Teleoperation: an action is where the joints are to be, and next to where they are.
 OURS: dict[str, Any] = {"relative_actions": True}
 CANDIDATES: dict[str, tuple[str, dict[str, Any], int]] = {
     "ours": ("omnistream", OURS, 128),
     "ours-absolute": ("omnistream", {}, 128),
     "ours-random": ("omnistream", OURS | {"backbone": "random:tiny"}, 128),
-    "act": ("act", SMALL_ACT, 16),
+    "act": ("act", ACT.settings, 16),
 }
 
 
@@ -87,28 +80,17 @@ def episode_frames(source: Path, episode: int) -> Any:
 def train_candidate(name: str, dataset: LeRobotDataset, minutes: float, runs: Path) -> tuple[Any, Any, Any, dict]:
     """Trains on all episodes but the last; policies without a feature cache get its processor time on top."""
     kind, settings, batch_size = CANDIDATES[name]
-    config = PreTrainedConfig.get_choice_class(kind)(**COMMON, **settings)
-    cache, caching_s = features(dataset, CANDIDATES[name][1] if kind == "omnistream" else {}, runs)
+    config = PreTrainedConfig.get_choice_class(kind)(**(settings | COMMON))
+    ours = PreTrainedConfig.get_choice_class("omnistream")(**COMMON, **(settings if kind == "omnistream" else {}))
+    cache, caching_minutes = cached_features(dataset.root, build_encoder(ours), [CAMERA], runs)
     if kind == "omnistream":
         config.feature_cache = str(cache)
     else:
-        minutes += caching_s / 60
+        minutes += caching_minutes
     episodes = tuple(range(dataset.num_episodes - 1))
     run = TrainSettings(minutes=minutes, batch_size=batch_size, episodes=episodes)
     policy, before, after, report = train_policy(config, dataset.root, run, runs / name)
-    return policy, before, after, {"caching_s": caching_s, **vars(report)}
-
-
-def features(dataset: LeRobotDataset, settings: dict[str, Any], runs: Path) -> tuple[Path, float]:
-    """The feature cache of a backbone, made where it is missing, and the processor seconds it took."""
-    encoder = build_encoder(PreTrainedConfig.get_choice_class("omnistream")(**COMMON, **settings))
-    out = runs / f"features_{encoder.key()['backbone']}_{dataset_hash(dataset.root)}"
-    cost = out.with_suffix(".json")
-    if not cost.exists():
-        started_s = time.process_time()
-        build_feature_cache(open_blocks("local/g1", dataset.root, [CAMERA]), encoder, out, cameras=[CAMERA])
-        cost.write_text(json.dumps(time.process_time() - started_s))
-    return out, json.loads(cost.read_text())
+    return policy, before, after, {"caching_s": 60 * caching_minutes, **vars(report)}
 
 
 def predicted_chunks(policy: Any, before: Any, after: Any, frames: list[dict]) -> Tensor:

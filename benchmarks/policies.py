@@ -3,24 +3,23 @@
     python -m benchmarks.policies --tasks Lift --policies ours act --episodes 50
     python -m benchmarks.policies --tasks Lift --policies ours act --stress
     python -m benchmarks.policies --tasks Stack --policies ours-corrected
-    python -m benchmarks.policies --tasks MT10 --record 10       # one policy for ten tasks, told which in words
+    python -m benchmarks.policies --tasks MT10                   # one policy for ten tasks, told which in words
     python -m benchmarks.policies --table
 
-Every finished part is kept (features, policies and episodes in ``--runs``, figures in ``--json``), so the command goes
-on where it was stopped; another backbone, recipe, budget or set of demonstrations begins anew. Budgets are processor
-time of one thread: policies that learn from cached features get ``--minutes``, all others that plus what caching took.
+Recipes are in training/policies.py. Every finished part is kept (demonstrations in ``--data``; features, policies and
+episodes in ``--runs``; figures in ``--json``), so the command goes on where it was stopped; another backbone, recipe,
+budget or set of demonstrations begins anew. Budgets are processor time of one thread: policies that learn from cached
+features get ``--minutes``, all others that plus what caching took.
 """
 
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import logging
 import math
 import os
 import shutil
-import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
@@ -41,28 +40,30 @@ from lerobot.scripts.lerobot_eval import rollout
 from lerobot.utils.import_utils import register_third_party_plugins
 from lerobot.utils.io_utils import write_video
 
+from benchmarks.cached_features import cached_features, short_hash
 from lerobot_env_omnistream import MetaworldEnvConfig, RobosuiteEnvConfig
 from lerobot_env_omnistream.environments import EnvConfig
 from lerobot_env_omnistream.recording import record
 from lerobot_env_omnistream.takeover import Takeover, load_policy
 from lerobot_policy_omnistream.encoder import build_encoder
-from lerobot_policy_omnistream.feature_cache import build_feature_cache, dataset_hash, open_blocks, write_whole
+from lerobot_policy_omnistream.feature_cache import dataset_hash, write_whole
 from lerobot_policy_omnistream.training import TrainSettings, train_policy
 from training.policies import (
     CORRECTED_STEPS,
     CORRECTIONS,
     METAWORLD_IMAGE_SIZE_PX,
     METAWORLD_SETS,
+    NOISE,
     PERTURBATIONS,
     POLICIES,
-    ROBOSUITE_TASKS,
-    TASK_SETTINGS,
+    TASKS,
     PolicyRecipe,
 )
 
-# Demonstrations have seeds from 0 up, corrections from 5,000.
-FIRST_SEED_OF_CORRECTIONS = 5_000
-FIRST_SEED = 10_000
+# Of clean demonstrations, noisy ones, corrections, and evaluation.
+CLEAN_SEED, NOISY_SEED, CORRECTED_SEED, FIRST_SEED = 0, 2_000, 5_000, 10_000
+# In a trained policy's folder: what it was given. Written last.
+BUDGET = "budget.json"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +101,7 @@ def recipe_of(task: str, name: str) -> PolicyRecipe:
     recipe = POLICIES[name]
     if recipe.kind != "omnistream":
         return recipe
-    return replace(recipe, settings=recipe.settings | TASK_SETTINGS[task])
-
-
-def short_hash(value: Any) -> str:
-    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:10]
+    return replace(recipe, settings=recipe.settings | TASKS[task].settings)
 
 
 def wilson(successes: int, episodes: int, z: float = 1.96) -> tuple[float, float]:
@@ -122,14 +119,31 @@ def dataset_of(task: str, name: str, minutes: float, places: Places) -> Path:
     """What a policy learns from: the demonstrations, and corrections of another policy where its recipe says so."""
     corrects = POLICIES[name].corrects
     if corrects is None:
-        return places.dataset(task)
-    whole = places.dataset(task, f"_{name}")
+        return demonstrated(task, places)
+    before = dataset_of(task, corrects, minutes, places)
+    corrected = train(task, corrects, minutes, places, before)
+    corrections, whole = (
+        places.dataset(task, f"_{what}_{corrected.name}") for what in ("corrections_of", "with_corrections_of")
+    )
     if not whole.exists():
-        before = dataset_of(task, corrects, minutes, places)
-        takeover = Takeover(policy=str(train(task, corrects, minutes, places, before)), steps=CORRECTED_STEPS)
-        corrections = places.dataset(task, f"_corrections-of-{corrects}")
-        record(environment(task), CORRECTIONS, corrections, first_seed=FIRST_SEED_OF_CORRECTIONS, takeover=takeover)
+        takeover = Takeover(policy=str(corrected), steps=CORRECTED_STEPS)
+        record(environment(task), CORRECTIONS, corrections, first_seed=CORRECTED_SEED, takeover=takeover)
         merge([before, corrections], whole)
+    return whole
+
+
+def demonstrated(task: str, places: Places) -> Path:
+    """The task's demonstrations, recorded where they are missing."""
+    recipe, whole = TASKS[task], places.dataset(task)
+    if whole.exists():
+        return whole
+    env = environment(task)
+    if not recipe.noisy:
+        return record(env, recipe.clean, whole, first_seed=CLEAN_SEED)
+    clean = record(env, recipe.clean, places.dataset(task, "_clean"), first_seed=CLEAN_SEED)
+    disturbed = replace(env, stress_action_noise=NOISE)
+    noisy = record(disturbed, recipe.noisy, places.dataset(task, "_noisy"), first_seed=NOISY_SEED)
+    merge([clean, noisy], whole)
     return whole
 
 
@@ -156,22 +170,8 @@ def config_of(recipe: PolicyRecipe, **more: Any) -> PreTrainedConfig:
 
 
 def features(task: str, recipe: PolicyRecipe, root: Path, places: Places) -> tuple[Path, float]:
-    """A dataset's feature cache for a recipe's backbone, made where it is missing; processor minutes it took."""
-    encoder, cameras = build_encoder(config_of(recipe)), cameras_of(environment(task))
-    blocks = open_blocks("local/dataset", root, cameras)
-    out = places.runs / task / f"features_{short_hash([encoder.key(), dataset_hash(root)])}"
-    cost = out.with_suffix(".json")
-    spent_s = json.loads(cost.read_text())["processor_s"] if cost.exists() else 0.0
-    if not out.exists():
-        out.parent.mkdir(parents=True, exist_ok=True)
-        before_s = spent_s - time.process_time()
-
-        def show(done: int) -> None:
-            write_whole(cost, json.dumps({"processor_s": before_s + time.process_time()}))
-
-        build_feature_cache(blocks, encoder, out, cameras=cameras, show=show)
-        spent_s = json.loads(cost.read_text())["processor_s"]
-    return out, spent_s / 60
+    """A dataset's feature cache for a recipe's backbone, and the processor minutes it took."""
+    return cached_features(root, build_encoder(config_of(recipe)), cameras_of(environment(task)), places.runs / task)
 
 
 def train(task: str, name: str, minutes: float, places: Places, dataset: Path) -> Path:
@@ -181,7 +181,7 @@ def train(task: str, name: str, minutes: float, places: Places, dataset: Path) -
     # The cache knows the dataset, and so whatever corrections are in it.
     made_of = [{key: value for key, value in asdict(recipe).items() if key != "corrects"}, minutes, cache.name]
     out = places.runs / task / f"{name}_{short_hash(made_of)}"
-    if (out / "training.json").exists():
+    if (out / BUDGET).exists():
         return out
     if recipe.cached:
         config = config_of(recipe, feature_cache=str(cache))
@@ -191,7 +191,7 @@ def train(task: str, name: str, minutes: float, places: Places, dataset: Path) -
     settings = TrainSettings(minutes=minutes, batch_size=recipe.batch_size)
     *_, report = train_policy(config, dataset, settings, out, show=partial(say_step, f"{task} {name}"))
     note = {"caching_minutes": caching_minutes, "settings": asdict(settings), "report": asdict(report)}
-    (out / "training.json").write_text(json.dumps(note, indent=1))
+    write_whole(out / BUDGET, json.dumps(note, indent=1))
     return out
 
 
@@ -213,10 +213,11 @@ def evaluate(
     task: str, name: str, perturbation: str, seeds: Sequence[int], policy_folder: Path, places: Places
 ) -> dict[str, Any]:
     """Runs the episodes that were not run yet, one environment at a time; the entry for the table."""
-    log = policy_folder / f"episodes_{perturbation}.jsonl"
-    trials = [json.loads(line) for line in log.read_text().splitlines()] if log.exists() else []
+    world = environment(task, perturbation)
+    log = policy_folder / f"episodes_{perturbation}_{short_hash(world.settings())}.jsonl"
+    trials = trials_in(log)
     video = places.videos / f"{task}_{name}_{perturbation}"
-    for env in environment(task, perturbation).single_tasks():
+    for env in world.single_tasks():
         done = {trial["seed"] for trial in trials if trial["task"] == env.task}
         missing = [seed for seed in seeds if seed not in done]
         if not missing:
@@ -232,9 +233,18 @@ def evaluate(
     return entry([trial for trial in trials if trial["seed"] in seeds], policy_folder)
 
 
+def trials_in(log: Path) -> list[dict[str, Any]]:
+    """The episodes of a log; a line that a kill left unfinished is taken out of it."""
+    lines = log.read_text().splitlines(keepends=True) if log.exists() else []
+    whole = [line for line in lines if line.endswith("\n")]
+    if len(whole) < len(lines):
+        write_whole(log, "".join(whole))
+    return [json.loads(line) for line in whole]
+
+
 def entry(trials: list[dict], policy_folder: Path) -> dict[str, Any]:
     successes, tasks = [trial for trial in trials if trial["success"]], Counter(trial["task"] for trial in trials)
-    training = json.loads((policy_folder / "training.json").read_text())
+    training = json.loads((policy_folder / BUDGET).read_text())
     result = {
         "episodes": len(trials),
         "successes": len(successes),
@@ -319,14 +329,15 @@ def write_entry(path: Path, key: tuple[str, ...], value: dict) -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", default=["Lift"], choices=[*ROBOSUITE_TASKS, *METAWORLD_SETS])
+    parser.add_argument("--tasks", nargs="+", default=["Lift"], choices=list(TASKS))
     parser.add_argument("--policies", nargs="+", default=["ours"], choices=sorted(POLICIES))
     parser.add_argument("--stress", action="store_true", help="under every perturbation instead of none; robosuite")
-    parser.add_argument("--record", type=int, help="first record so many demonstrations of each task")
     parser.add_argument("--episodes", type=int, default=50, help="in all, shared among the tasks of a set")
     parser.add_argument("--first-seed", type=int, default=FIRST_SEED)
-    parser.add_argument("--minutes", type=float, default=8, help="training, processor time")
-    parser.add_argument("--data", type=Path, default=Path("runs/datasets"), help="folder of <suite>_<task> datasets")
+    parser.add_argument("--minutes", type=float, help="training, processor time; the recipe's unless given")
+    parser.add_argument(
+        "--data", type=Path, default=Path("runs/datasets"), help="<suite>_<task> datasets, recorded where missing"
+    )
     parser.add_argument("--runs", type=Path, default=Path("runs/policies"))
     parser.add_argument("--json", type=Path, default=Path("benchmarks/results/policies.json"))
     parser.add_argument("--table", action="store_true", help="only print the figures in --json, as Markdown")
@@ -338,26 +349,22 @@ def parse_arguments() -> argparse.Namespace:
 
 
 def run_task(task: str, arguments: argparse.Namespace) -> None:
-    """Records where asked, then trains and evaluates each policy."""
+    """Trains and evaluates each policy."""
     places = Places(data=arguments.data, runs=arguments.runs, json=arguments.json)
-    env = environment(task)
-    if arguments.record:
-        record(env, arguments.record, places.dataset(task))
-    each = max(1, arguments.episodes // len(env.single_tasks()))
+    minutes = arguments.minutes or TASKS[task].minutes
+    each = max(1, arguments.episodes // len(environment(task).single_tasks()))
     seeds = range(arguments.first_seed, arguments.first_seed + each)
     perturbations = [name for name in PERTURBATIONS if name != "none"] if arguments.stress else ["none"]
     for name in arguments.policies:
-        dataset = dataset_of(task, name, arguments.minutes, places)
-        folder = train(task, name, arguments.minutes, places, dataset)
+        dataset = dataset_of(task, name, minutes, places)
+        folder = train(task, name, minutes, places, dataset)
         for perturbation in perturbations:
             value = evaluate(task, name, perturbation, seeds, folder, places)
             value["demonstrations"] = demonstrations(dataset)
-            value["recipe"] = asdict(recipe_of(task, name)) | {"minutes": arguments.minutes}
+            value["recipe"] = asdict(recipe_of(task, name)) | {"minutes": minutes}
             value["command"] = (
-                f"python -m benchmarks.policies --tasks {task} --policies {name} --minutes {arguments.minutes:g} "
-                f"--episodes {arguments.episodes}"
-                + f" --record {arguments.record}" * bool(arguments.record)
-                + " --stress" * arguments.stress
+                f"python -m benchmarks.policies --tasks {task} --policies {name} --minutes {minutes:g} "
+                f"--episodes {arguments.episodes}" + " --stress" * arguments.stress
             )
             write_entry(places.json, (suite_of(task), task, name, perturbation), value)
 

@@ -1,6 +1,6 @@
-"""Recipes of policies: which policy learns a task with which settings. Plain data; benchmarks/policies.py runs them.
+"""Recipes of policies: which policy learns a task, from which demonstrations and with which settings.
 
-python -m benchmarks.policies --tasks Lift --policies ours
+Plain data; benchmarks/policies.py runs them: python -m benchmarks.policies --tasks Lift --policies ours
 """
 
 from __future__ import annotations
@@ -8,7 +8,6 @@ from __future__ import annotations
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-ROBOSUITE_TASKS = ("Lift", "Stack", "PickPlaceCan", "NutAssemblySquare", "Door")
 # Ten and fifty tasks for one policy.
 METAWORLD_SETS = ("MT10", "MT50")
 METAWORLD_IMAGE_SIZE_PX = 160
@@ -43,14 +42,36 @@ AS_THEY_ARE = {"VISUAL": "IDENTITY", "STATE": "MEAN_STD", "ACTION": "IDENTITY"}
 QUICK: dict[str, Any] = {"n_action_steps": 4}
 # For things that are smaller than a patch: pictures of 10 x 10 patches, and places alone.
 FINE: dict[str, Any] = {"image_area_px": 160 * 160, "pooling": "keypoints"}
-TASK_SETTINGS: dict[str, dict[str, Any]] = {
-    "Lift": QUICK,
-    "Door": QUICK,
-    "Stack": FINE,
-    "PickPlaceCan": {},
-    "NutAssemblySquare": FINE,
-    "MT10": FINE | {"text_encoder": "minilm", "tokens_per_camera": 32},
-    "MT50": FINE | {"text_encoder": "minilm", "tokens_per_camera": 32},
+# One policy for many tasks, told in words which.
+TOLD: dict[str, Any] = {"text_encoder": "minilm", "tokens_per_camera": 32}
+
+
+@dataclass(frozen=True, kw_only=True)
+class TaskRecipe:
+    """What a task is learned from, and for how long.
+
+    Attributes:
+        clean: episodes of its expert; of each task of a set.
+        noisy: episodes in which the expert puts drifting noise on its motions right (DART, Laskey et al., 2017).
+        minutes: of training, processor time of one thread.
+        settings: fields of our policy's configuration for this task.
+    """
+
+    clean: int
+    noisy: int = 0
+    minutes: float = 8
+    settings: dict[str, Any] = field(default_factory=dict)
+
+
+NOISE = 0.12
+TASKS: dict[str, TaskRecipe] = {
+    "Lift": TaskRecipe(clean=100, noisy=50, minutes=5, settings=QUICK),
+    "Door": TaskRecipe(clean=100, minutes=3, settings=QUICK),
+    "Stack": TaskRecipe(clean=100, noisy=50, settings=FINE),
+    "PickPlaceCan": TaskRecipe(clean=100, noisy=50),
+    "NutAssemblySquare": TaskRecipe(clean=100, noisy=50, settings=FINE),
+    "MT10": TaskRecipe(clean=30, settings=FINE | TOLD),
+    "MT50": TaskRecipe(clean=4, minutes=10, settings=FINE | TOLD),
 }
 OURS = PolicyRecipe(
     kind="omnistream",

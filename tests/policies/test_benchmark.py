@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import re
+from pathlib import Path
 
 import pytest
 
@@ -15,6 +17,8 @@ from benchmarks import policies as benchmark
 from lerobot_env_omnistream.takeover import Takeover
 
 from .conftest import LENGTHS, write_dataset
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.mark.parametrize(("successes", "episodes"), [(0, 50), (1, 50), (23, 50), (44, 50), (50, 50), (3, 7)])
@@ -39,23 +43,48 @@ def places(tmp_path):
     return benchmark.Places(data=tmp_path / "data", runs=tmp_path / "runs", json=tmp_path / "figures.json")
 
 
-def test_a_correcting_policy_learns_from_demonstrations_and_corrections_of_another(places, monkeypatch):
-    write_dataset(places.dataset("Stack"), seed=0)
-    recorded = []
+@pytest.fixture
+def recorded(monkeypatch):
+    """What is recorded: name of the folder, task, noise, episodes, first seed, takeover; a small dataset each."""
+    calls = []
 
-    def record(env, episodes, out, *, first_seed, takeover):
-        recorded.append((env.task, episodes, first_seed, takeover))
-        write_dataset(out, lengths=(4,), seed=1)
+    def record(env, episodes, out, *, first_seed, takeover=None):
+        calls.append((out.name, env.task, env.stress_action_noise, episodes, first_seed, takeover))
+        write_dataset(out, lengths=(4,), seed=len(calls))
+        return out
 
     monkeypatch.setattr(benchmark, "record", record)
-    monkeypatch.setattr(benchmark, "train", lambda task, name, minutes, places, dataset: f"{name} of {dataset.name}")
+    return calls
+
+
+def test_demonstrations_that_are_missing_are_recorded_once(places, recorded):
+    found = benchmark.demonstrated("Stack", places)
+    assert recorded == [
+        ("robosuite_Stack_clean", "Stack", 0, 100, 0, None),
+        ("robosuite_Stack_noisy", "Stack", benchmark.NOISE, 50, benchmark.NOISY_SEED, None),
+    ]
+    assert LeRobotDataset("test/whole", root=found).meta.total_episodes == 2
+    assert benchmark.demonstrated("Stack", places) == found and len(recorded) == 2
+    assert benchmark.demonstrated("Door", places).name == recorded[2][0] == "robosuite_Door"
+
+
+def test_a_correcting_policy_learns_from_demonstrations_and_corrections_of_another(places, recorded, monkeypatch):
+    write_dataset(places.dataset("Stack"), seed=0)
+
+    def train(task, name, minutes, places, dataset):
+        return places.runs / task / f"{name}-{minutes}-on-{dataset.name}"
+
+    monkeypatch.setattr(benchmark, "train", train)
     assert benchmark.dataset_of("Stack", "ours", 8, places) == places.dataset("Stack") and recorded == []
     found = benchmark.dataset_of("Stack", "ours-corrected", 8, places)
-    takeover = Takeover(policy="ours of robosuite_Stack", steps=benchmark.CORRECTED_STEPS)
-    assert recorded == [("Stack", benchmark.CORRECTIONS, benchmark.FIRST_SEED_OF_CORRECTIONS, takeover)]
+    policy = train("Stack", "ours", 8, places, places.dataset("Stack"))
+    takeover = Takeover(policy=str(policy), steps=benchmark.CORRECTED_STEPS)
+    name = f"robosuite_Stack_corrections_of_{policy.name}"
+    assert recorded == [(name, "Stack", 0, benchmark.CORRECTIONS, benchmark.CORRECTED_SEED, takeover)]
     assert LeRobotDataset("test/whole", root=found).meta.total_episodes == len(LENGTHS) + 1
-    # Made once.
+    # Made once; another policy is corrected anew.
     assert benchmark.dataset_of("Stack", "ours-corrected", 8, places) == found and len(recorded) == 1
+    assert benchmark.dataset_of("Stack", "ours-corrected", 9, places) != found and len(recorded) == 2
 
 
 def test_corrections_change_the_data_and_nothing_else():
@@ -64,7 +93,7 @@ def test_corrections_change_the_data_and_nothing_else():
 
 
 def test_figures_are_counted_and_written_beside_each_other(places, tmp_path):
-    (tmp_path / "training.json").write_text(json.dumps({"report": {"steps": 7}, "caching_minutes": 2.0}))
+    (tmp_path / benchmark.BUDGET).write_text(json.dumps({"report": {"steps": 7}, "caching_minutes": 2.0}))
     trials = [{"task": "Lift", "seed": seed, "success": seed != 3, "steps": 10 * seed} for seed in range(1, 5)]
     value = benchmark.entry(trials, tmp_path)
     assert (value["successes"], value["episodes"], value["failed_seeds"]) == (3, 4, [3])
@@ -76,10 +105,32 @@ def test_figures_are_counted_and_written_beside_each_other(places, tmp_path):
 
 
 def test_one_policy_for_many_tasks_is_counted_by_task(tmp_path):
-    (tmp_path / "training.json").write_text(json.dumps({"report": {}, "caching_minutes": 0.0}))
+    (tmp_path / benchmark.BUDGET).write_text(json.dumps({"report": {}, "caching_minutes": 0.0}))
     trials = [
         {"task": task, "seed": seed, "success": success, "steps": 5}
         for task, outcomes in {"reach-v3": (True, False), "push-v3": (False, False)}.items()
         for seed, success in enumerate(outcomes)
     ]
     assert benchmark.entry(trials, tmp_path)["successes_by_task"] == {"reach-v3": "1/2", "push-v3": "0/2"}
+
+
+def test_a_line_that_a_kill_left_unfinished_is_forgotten(tmp_path):
+    log = tmp_path / "episodes.jsonl"
+    assert benchmark.trials_in(log) == []
+    log.write_text('{"seed": 1}\n{"seed": 2}\n{"see')
+    assert benchmark.trials_in(log) == [{"seed": 1}, {"seed": 2}]
+    assert log.read_text() == '{"seed": 1}\n{"seed": 2}\n'
+
+
+def test_the_readmes_figures_are_the_measured_ones():
+    """A row of README.md that shows the command of a success rate has the rate of that command."""
+    figures = json.loads((ROOT / "benchmarks" / "results" / "policies.json").read_text())
+    rows = [row for row in (ROOT / "README.md").read_text().splitlines() if row.startswith("|") and "--tasks" in row]
+    assert len(rows) >= 7
+    for row in rows:
+        task = re.search(r"--tasks (\w+)", row)[1]
+        policy = (re.search(r"--policies (\S+?)`", row) or ["", "ours"])[1]
+        value = figures[benchmark.suite_of(task)][task][policy]["none"]
+        assert f"{value['successes']} of {value['episodes']}" in row, row
+        low, high = re.search(r"(0\.\d+)-([01](?:\.\d+)?) \|$", row).groups()
+        assert (float(low), float(high)) == tuple(round(bound, 2) for bound in value["wilson_95"]), row
