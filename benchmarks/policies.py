@@ -351,7 +351,7 @@ def parse_arguments() -> argparse.Namespace:
 def run_task(task: str, arguments: argparse.Namespace) -> None:
     """Trains and evaluates each policy."""
     places = Places(data=arguments.data, runs=arguments.runs, json=arguments.json)
-    minutes = arguments.minutes or TASKS[task].minutes
+    minutes = float(arguments.minutes or TASKS[task].minutes)
     each = max(1, arguments.episodes // len(environment(task).single_tasks()))
     seeds = range(arguments.first_seed, arguments.first_seed + each)
     perturbations = [name for name in PERTURBATIONS if name != "none"] if arguments.stress else ["none"]
