@@ -13,6 +13,8 @@ from typing import Annotated, Any
 
 import draccus
 import typer
+import yaml
+from draccus.utils import DecodingError, DraccusException
 from lerobot.configs import PreTrainedConfig
 from lerobot.utils.import_utils import register_third_party_plugins
 from rich.console import Console
@@ -116,6 +118,14 @@ def _policy_config(kind: str, pairs: list[str] | None, **fixed: str) -> PreTrain
         return draccus.parse(known[kind], args=arguments)
     except SystemExit as error:  # what argparse makes of an unknown field
         raise PolicyError(f"{kind} does not read {' '.join(pairs or [])}; fields: see its configuration") from error
+    except (DraccusException, yaml.YAMLError) as error:
+        raise PolicyError(f"--set {' '.join(pairs or [])}: {_reason(error)}") from error
+
+
+def _reason(error: Exception) -> str:
+    """In one line; draccus hides what a configuration says of its values behind a message of its own."""
+    hidden = None if isinstance(error, DecodingError) else error.__cause__
+    return " ".join(str(hidden or error).split())
 
 
 def _bar() -> Progress:

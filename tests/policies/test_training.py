@@ -133,11 +133,22 @@ def test_the_commands_name_what_is_wrong(dataset, tmp_path, monkeypatch, capsys)
         ("has no camera 'rear'; it has: observation.images.front", cli.cache_main, [dataset.root, "--camera", "rear"]),
         ("dtype is 'int4'; choose from", cli.cache_main, [dataset.root, "--dtype", "int4"]),
         ("--set 'x' is not FIELD=VALUE", cli.cache_main, [dataset.root, "--set", "x"]),
+        ("--set head=gpt: head is 'gpt'; choose from mlp", cli.cache_main, [dataset.root, "--set", "head=gpt"]),
+        ("`chunk_size`: Couldn't parse 'many' into an int", cli.cache_main, [dataset.root, "--set", "chunk_size=many"]),
+        ("`levels`: Failed when parsing value='7'", cli.cache_main, [dataset.root, "--set", "levels=7"]),
+        ("`stream_frames`: Could not decode", cli.cache_main, [dataset.root, "--set", "stream_frames=some"]),
+        ("while parsing a flow node", cli.cache_main, [dataset.root, "--set", "levels=["]),
         ("unknown policy 'gpt'; known: ", cli.train_main, [dataset.root, "--out", tmp_path / "p", "--policy", "gpt"]),
     ]:
         extra = ["--steps", "1"] if main is cli.train_main else []
         assert run(main, *arguments, *extra, monkeypatch=monkeypatch) == 2
-        assert message in capsys.readouterr().err
+        told = capsys.readouterr().err
+        assert message in told and told.startswith("error: ") and told.count("\n") == 1
+
+
+def test_an_unknown_field_is_named(dataset, monkeypatch, capsys):
+    assert run(cli.cache_main, dataset.root, "--set", "heads=mlp", monkeypatch=monkeypatch) == 2
+    assert "error: omnistream does not read heads=mlp; fields: see its configuration" in capsys.readouterr().err
 
 
 @pytest.mark.slow
