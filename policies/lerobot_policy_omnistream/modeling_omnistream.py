@@ -262,6 +262,11 @@ class OmnistreamPolicy(PreTrainedPolicy):
         if not texts:
             raise PolicyError(f"text_encoder is {self.config.text_encoder!r}, but the observation has no 'task'")
         texts = [texts] if isinstance(texts, str) else texts
+        if empty := [row for row, text in enumerate(texts) if not text.strip()]:
+            raise PolicyError(
+                f"text_encoder is {self.config.text_encoder!r}, but 'task' is empty in rows {empty}; it must say what "
+                "to do, such as 'lift the cube'"
+            )
         return self.text_encoder(texts, next(self.context.parameters()).device)
 
     def _plan(

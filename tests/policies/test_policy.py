@@ -336,6 +336,74 @@ def test_text_vectors_are_those_of_sentence_transformers():
     assert lift @ grasp > 0.7 > 0.5 > lift @ door
 
 
+def save_text_encoder(folder, kind):
+    """A few words, no layer of more than 16 channels, random weights; what its text part gives for a text."""
+    transformers = pytest.importorskip("transformers")
+    tokenizers = pytest.importorskip("tokenizers")
+    words = tokenizers.models.WordLevel({"<unk>": 0, "lift": 1, "open": 2, "the": 3, "cube": 4}, unk_token="<unk>")
+    splitting = tokenizers.Tokenizer(words)
+    splitting.pre_tokenizer = tokenizers.pre_tokenizers.Whitespace()
+    transformers.PreTrainedTokenizerFast(tokenizer_object=splitting, unk_token="<unk>").save_pretrained(folder)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 16}
+    text = sizes | {"vocab_size": 5, "pad_token_id": 0, "bos_token_id": 0, "eos_token_id": 0}
+    image = sizes | {"image_size": 8, "patch_size": 4}
+    settings = {
+        "Bert": text,
+        "CLIP": {"text_config": text | {"hidden_size": 12}, "vision_config": image},
+        "GPT2": {"vocab_size": 5, "n_embd": 8, "n_layer": 1, "n_head": 2, "bos_token_id": 0, "eos_token_id": 0},
+        "T5": {"vocab_size": 5, "d_model": 8, "d_kv": 4, "d_ff": 16, "num_layers": 1, "num_heads": 2},
+        "ViT": image,
+    }[kind]
+    model = getattr(transformers, f"{kind}Model")(getattr(transformers, f"{kind}Config")(**settings)).eval()
+    model.save_pretrained(folder)
+    return {"CLIP": lambda: model.text_model, "T5": model.get_encoder}.get(kind, lambda: model)()
+
+
+@pytest.mark.parametrize("kind", ["Bert", "CLIP", "T5", "GPT2"])
+def test_text_encoders_of_transformers_serve_by_their_folder(dataset, tmp_path, kind):
+    from lerobot_policy_omnistream.language import TextEncoder
+
+    torch.manual_seed(0)
+    text_part = save_text_encoder(tmp_path, kind)
+    with torch.no_grad():
+        hidden_LD = text_part(input_ids=torch.tensor([[1, 3, 4]])).last_hidden_state[0]
+    encoder = TextEncoder(str(tmp_path))
+    lift_D, open_D = encoder(["lift the cube", "open the cube"])
+    torch.testing.assert_close(lift_D, hidden_LD.mean(0) / hidden_LD.mean(0).norm())
+    assert not torch.allclose(lift_D, open_D, atol=1e-3) and lift_D.shape == (encoder.width,)
+    policy, before, _ = make(small_config(text_encoder=str(tmp_path)), dataset)
+    policy.select_action(before(observation(2, 0) | {"task": ["lift the cube", "open the cube"]}))
+
+
+def test_what_does_not_encode_text_is_named(tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    from lerobot_policy_omnistream.language import TextEncoder
+
+    save_text_encoder(tmp_path / "images", "ViT")
+    with pytest.raises(PolicyError, match=r"text_encoder '.*images': minilm, a hub id or a folder is needed; "):
+        TextEncoder(str(tmp_path / "images"))
+    save_text_encoder(tmp_path / "half", "Bert")
+    weights = tmp_path / "half" / "model.safetensors"
+    kept = {key: value for key, value in load_file(weights).items() if "attention" not in key}
+    save_file(kept, weights, metadata={"format": "pt"})
+    with pytest.raises(PolicyError, match=r"half': .*; BertModel lacks 10 weights, such as encoder.layer.0.attention"):
+        TextEncoder(str(tmp_path / "half"))
+
+
+def test_an_empty_task_is_refused(dataset, tmp_path):
+    """LeRobot gives one for environments that have none; a policy that is told nothing does not mind."""
+    save_text_encoder(tmp_path, "Bert")
+    nothing = observation(3, 0) | {"task": ["lift", "", " "]}
+    policy, before, _ = make(small_config(text_encoder=str(tmp_path)), dataset)
+    with pytest.raises(PolicyError, match=r"but 'task' is empty in rows \[1, 2\]; it must say what to do, such as"):
+        policy.select_action(before(nothing))
+    with pytest.raises(PolicyError, match="'task' is empty in rows"):
+        policy(before(training_batch(policy.config, dataset) | {"task": [""] * 7}))
+    policy, before, _ = make(small_config(), dataset)
+    policy.select_action(before(nothing))
+
+
 # ---- wrong input ----
 
 
