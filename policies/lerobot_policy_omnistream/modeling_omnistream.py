@@ -36,7 +36,7 @@ class OmnistreamPolicy(PreTrainedPolicy):
 
     Args:
         config: with ``input_features`` and ``output_features`` set, as LeRobot's ``make_policy`` does.
-        dataset_meta: of the dataset it will be trained on; its rate is taken over.
+        dataset_meta: of the dataset it will be trained on; its rate and statistics are taken over.
         saved: whether saved weights follow, those of the backbone too.
 
     Raises:
@@ -164,10 +164,17 @@ class OmnistreamPolicy(PreTrainedPolicy):
     def from_pretrained(
         cls, pretrained_name_or_path: str | Path, *, config: PreTrainedConfig | None = None, **kwargs: Any
     ) -> OmnistreamPolicy:
-        """As LeRobot's; the backbone is the saved one, whatever has become of the checkpoint it came from."""
+        """As LeRobot's; the backbone is the saved one, whatever has become of the checkpoint it came from.
+
+        With ``dataset_meta`` it is trained on, and LeRobot normalises by the statistics of that dataset from then on.
+        """
         if config is None:
             config = PreTrainedConfig.from_pretrained(pretrained_name_or_path, **kwargs)
-        return super().from_pretrained(pretrained_name_or_path, config=config, saved=True, **kwargs)
+        policy = super().from_pretrained(pretrained_name_or_path, config=config, saved=True, **kwargs)
+        dataset_meta = kwargs.get("dataset_meta")
+        if policy.here is not None and dataset_meta is not None:
+            policy.here = policy._state_as_action(dataset_meta, saved=False).to(config.device)
+        return policy
 
     @classmethod
     def _load_as_safetensor(cls, model: Any, model_file: str, map_location: str, strict: bool) -> Any:

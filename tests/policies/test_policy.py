@@ -305,6 +305,33 @@ def test_relative_actions_start_where_the_robot_is(tmp_path, mode):
     torch.testing.assert_close(policy(before(batch))[0], (way_BTA / unit_A).abs().mean(-1)[valid_BT].mean().float())
 
 
+def test_relative_actions_are_normalised_as_lerobot_does_while_they_are_trained_on(tmp_path):
+    """By the new dataset, if there is one; resumed with the old one or deployed, the policy stays as it was saved."""
+    first, second = (
+        write_dataset(tmp_path / f"positions{seed}", action_size=STATE_SIZE, seed=seed) for seed in range(2)
+    )
+    policy, *_ = make(small_config(relative_actions=True), first)
+    nn.init.zeros_(policy.head.layers[-1][-1].weight), nn.init.zeros_(policy.head.layers[-1][-1].bias)
+    policy.save_pretrained(tmp_path / "policy")
+    saved = policy.here.state_dict()
+    assert everything_equal(saved, OmnistreamPolicy.from_pretrained(tmp_path / "policy").here.state_dict())
+
+    def go_on(with_dataset):
+        config = PreTrainedConfig.from_pretrained(tmp_path / "policy")
+        config.pretrained_path = tmp_path / "policy"
+        return make_policy(config, ds_meta=with_dataset.meta)
+
+    assert everything_equal(saved, go_on(first).here.state_dict())
+    other = go_on(second)
+    assert not torch.allclose(saved["offset_A"], other.here.offset_A, atol=0.1)
+    before, after = make_pre_post_processors(other.config, dataset_stats=second.meta.stats)
+    seen = observation(2, seed=0)
+    torch.testing.assert_close(after(other.select_action(before(seen))), seen["observation.state"])
+    other.save_pretrained(tmp_path / "trained on")
+    deployed = OmnistreamPolicy.from_pretrained(tmp_path / "trained on")
+    assert everything_equal(other.here.state_dict(), deployed.here.state_dict())
+
+
 def test_relative_actions_need_a_state_of_their_size(dataset):
     with pytest.raises(PolicyError, match=r"the proprioception is .*\(3,\).*, an action \(2,\): one of its size"):
         make(small_config(relative_actions=True), dataset)
