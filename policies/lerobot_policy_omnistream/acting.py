@@ -19,7 +19,7 @@ class Plans:
         self.n_action_steps = n_action_steps
         self._chunks_TA: list[Tensor | None] = [None] * rows
         self._next = [0] * rows
-        # Chunks that a row has had since its reset.
+        # Chunks that were planned for a row since its reset.
         self.count = [0] * rows
 
     def due(self) -> dict[bool, list[int]]:
@@ -37,6 +37,10 @@ class Plans:
     def put(self, rows: list[int], chunks_BTA: Tensor) -> None:
         for row, chunk_TA in zip(rows, chunks_BTA, strict=True):
             self._chunks_TA[row], self._next[row] = chunk_TA, 0
+
+    def note(self, rows: Iterable[int]) -> None:
+        """One more chunk was planned for these rows, whoever carries it out."""
+        for row in rows:
             self.count[row] += 1
 
     def take(self) -> Tensor:

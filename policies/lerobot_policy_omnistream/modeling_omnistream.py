@@ -286,6 +286,7 @@ class OmnistreamPolicy(PreTrainedPolicy):
     ) -> Tensor:
         context_BSD = self._context(features, batch, rows)
         noise_BTA = self._noise(rows).to(context_BSD) if noise is None else noise[rows]
+        self._plans.note(rows)
         if self.here is None:
             return self.head.sample(context_BSD, noise_BTA, old)
         here_B1A = self.here(self._newest(batch, *self.config.proprioception)[rows])

@@ -20,14 +20,36 @@ from .conftest import make, observation, small_config
 def test_a_plan_is_carried_out_before_the_next_is_due():
     plans = Plans(rows=2, n_action_steps=2)
     assert plans.due() == {False: [0, 1]}
-    plans.put([0, 1], torch.arange(6.0).reshape(2, 3, 1))
+    plans.put([0, 1], torch.arange(6.0).reshape(2, 3, 1)), plans.note([0, 1])
     assert plans.take().flatten().tolist() == [0, 3] and plans.due() == {}
     plans.reset([1])
     assert plans.due() == {False: [1]}
-    plans.put([1], torch.full((1, 3, 1), 9.0))
+    plans.put([1], torch.full((1, 3, 1), 9.0)), plans.note([1])
     assert plans.take().flatten().tolist() == [1, 9]
     assert plans.due() == {True: [0]} and plans.left_over([0]).flatten().tolist() == [2]
     assert plans.count == [1, 1]
+
+
+@pytest.mark.parametrize("way", ["select_action", "predict_action_chunk", "ensemble"])
+def test_every_chunk_of_a_row_has_its_own_noise_and_a_reset_begins_anew(dataset, way):
+    settings = {"temporal_ensemble_coeff": 0.01} if way == "ensemble" else {}
+    policy, before, _ = make(small_config(head="flow", n_action_steps=1, **settings), dataset)
+    act = policy.predict_action_chunk if way == "predict_action_chunk" else policy.select_action
+    drawn, draw = {0: [], 1: []}, policy._noise
+
+    def noted(rows):
+        noise_BTA = draw(rows)
+        for row, noise_TA in zip(rows, noise_BTA, strict=True):
+            drawn[row].append(noise_TA)
+        return noise_BTA
+
+    policy._noise = noted
+    seen = before(observation(2, 0))
+    act(seen), act(seen), policy.reset([1]), act(seen), policy.reset(), act(seen)
+    first, second, third, again = drawn[0]
+    assert not torch.equal(first, second) and not torch.equal(second, third) and not torch.equal(first, third)
+    assert all(torch.equal(*pair) for pair in zip(drawn[1], (first, second, first, first), strict=True))
+    assert torch.equal(again, first)
 
 
 @pytest.mark.parametrize("coefficient", [0.01, 0.0, -0.5])
