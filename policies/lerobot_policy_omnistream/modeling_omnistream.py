@@ -60,7 +60,7 @@ class OmnistreamPolicy(PreTrainedPolicy):
         state_size = sum(config.input_features[key].shape[0] for key in config.proprioception)
         text_width = None if self.text_encoder is None else self.text_encoder.width
         self.context = Context(config, self._cameras, self.encoder.width, state_size, text_width)
-        self._action_size = config.action_size = config.action_feature.shape[0]
+        self._action_size = config.action_size = self._checked_action_size()
         self.head = HEADS[config.head](config, self.context.tokens, self._action_size)
         self.here = self._state_as_action(dataset_meta, saved) if config.relative_actions else None
         self._grids_hw = {
@@ -304,6 +304,13 @@ class OmnistreamPolicy(PreTrainedPolicy):
             return None
         delay_steps = min(delay_steps, left_BTA.shape[1])
         return OldChunk(actions_BTA=left_BTA, delay_steps=delay_steps, rtc=self.rtc_processor)
+
+    def _checked_action_size(self) -> int:
+        """Of the actions that LeRobot has put in the place of those that the policy was saved with."""
+        saved, size = self.config.action_size, self.config.action_feature.shape[0]
+        if saved not in (None, size):
+            raise PolicyError(f"the policy's actions have {saved} numbers, the environment's {size}")
+        return size
 
     def _check_actions(self, actions_BTA: Tensor) -> None:
         expected = (self.config.chunk_size, self._action_size)

@@ -148,6 +148,17 @@ def test_a_dataset_that_does_not_fit_a_saved_policy_is_refused_by_name(dataset, 
         config.check_dataset(features)
 
 
+def test_an_environment_with_other_actions_is_refused_by_name(dataset, tmp_path):
+    """LeRobot writes the environment's actions into a saved configuration before it loads the weights."""
+    from lerobot.configs import FeatureType, PolicyFeature
+
+    make(small_config(), dataset)[0].save_pretrained(tmp_path)
+    config = PreTrainedConfig.from_pretrained(tmp_path)
+    config.output_features = {"action": PolicyFeature(FeatureType.ACTION, (5,))}
+    with pytest.raises(PolicyError, match=f"the policy's actions have {ACTION_SIZE} numbers, the environment's 5"):
+        OmnistreamPolicy.from_pretrained(tmp_path, config=config)
+
+
 def test_weights_that_are_missing_are_not_made_up(dataset, tmp_path):
     policy, *_ = make(small_config(head="regression"), dataset)
     policy.save_pretrained(tmp_path)
