@@ -57,6 +57,8 @@ class OmnistreamConfig(PreTrainedConfig):
     # A bundled name, a folder, a hub id, or random:tiny (small, base, large): the same network, never trained.
     backbone: str = "omnistream-tiny"
     freeze_backbone: bool = True
+    # Keys of the cameras that are looked at, such as observation.images.front; None looks at all there are.
+    cameras: list[str] | None = None
     # Images are resized to about this many pixels; None takes what the backbone was trained with.
     image_area_px: int | None = None
     # Blocks whose patch tokens are read beside those of the last; those the backbone offers, counted from 0.
@@ -144,6 +146,8 @@ class OmnistreamConfig(PreTrainedConfig):
             value = getattr(self, name)
             if value not in choices:
                 raise PolicyError(f"{name} is {value!r}; choose from {', '.join(choices)}")
+        if self.cameras == []:
+            raise PolicyError("cameras is []; at least one is needed, or none for all")
         if self.n_obs_steps != 1:
             raise PolicyError(f"n_obs_steps is {self.n_obs_steps}, not 1: the past is in the stream, see stream_frames")
         if self.feature_cache and not self.freeze_backbone:
@@ -198,7 +202,7 @@ class OmnistreamConfig(PreTrainedConfig):
         """Keep the features that are used, cameras and proprioception, and no others.
 
         Raises:
-            PolicyError: no camera, a proprioception key that is missing, no action.
+            PolicyError: no camera, one of ``cameras`` or a proprioception key that is missing, no action.
         """
         features = self.input_features or {}
         for key in self.proprioception:
@@ -206,6 +210,9 @@ class OmnistreamConfig(PreTrainedConfig):
                 raise PolicyError(f"no proprioception {key!r}; there are: {', '.join(features) or 'none'}")
         if not self.image_features:
             raise PolicyError(f"no camera among the inputs; there are: {', '.join(features) or 'none'}")
+        for key in self.cameras or []:
+            if key not in self.image_features:
+                raise PolicyError(f"no camera {key!r}; there are: {', '.join(self.image_features)}")
         if self.action_feature is None:
             raise PolicyError(f"no {ACTION!r} among the outputs: {', '.join(self.output_features or {}) or 'none'}")
         if self.relative_actions:
@@ -243,5 +250,5 @@ class OmnistreamConfig(PreTrainedConfig):
         return {
             key: feature
             for key, feature in (self.input_features or {}).items()
-            if feature.type is FeatureType.VISUAL or key in self.proprioception
+            if key in self.proprioception or (feature.type is FeatureType.VISUAL and key in (self.cameras or [key]))
         }

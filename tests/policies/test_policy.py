@@ -457,6 +457,7 @@ def test_settings_that_do_not_fit_are_named():
         "dim_model is 18; a multiple of .* = 8": {"dim_model": 18},
         "stream_frames is 0": {"stream_frames": 0},
         "state_noise is -1": {"state_noise": -1},
+        r"cameras is \[\]; at least one": {"cameras": []},
         "serves a frozen backbone": {"feature_cache": "x", "freeze_backbone": False},
     }.items():
         with pytest.raises(PolicyError, match=message):
@@ -497,6 +498,8 @@ def test_a_missing_camera_and_a_wrong_size_are_named(dataset):
 
 
 def test_datasets_that_do_not_fit_are_named(dataset, tmp_path):
+    with pytest.raises(PolicyError, match=f"no camera 'observation.images.rear'; there are: {FRONT}, {WRIST}"):
+        make(small_config(cameras=[FRONT, "observation.images.rear"]), dataset)
     with pytest.raises(PolicyError, match=r"no proprioception 'observation.force'; there are: .*observation.state"):
         make(small_config(proprioception=["observation.force"]), dataset)
     config = small_config()
