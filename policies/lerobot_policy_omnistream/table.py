@@ -6,7 +6,7 @@ or not at all where their features are cached. Shape letters: B samples, T frame
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,11 +23,18 @@ from lerobot_policy_omnistream.feature_cache import episode_blocks, open_blocks
 class FrameTable:
     """Random batches of a dataset for a policy.
 
+    Attributes:
+        frames: (F,) absolute indices of the frames to train on; at least one.
+
     Args:
         root: folder of the dataset.
-        config: of the policy: says which frames around its own a sample brings.
+        config: of the policy: says which cameras it sees, all where it has no inputs yet, and which frames around its
+            own a sample brings.
         episodes: to train on; all by default.
-        images: whether to decode the cameras; a policy with a feature cache needs none.
+        images: whether to decode them; a policy with a feature cache needs none.
+
+    Raises:
+        PolicyError: episodes that are not in the dataset, or no frame to train on.
     """
 
     def __init__(
@@ -46,9 +53,11 @@ class FrameTable:
         self._columns = _columns(dataset)
         self._start_F, self._end_F = _bounds(dataset)
         self._texts = list(dataset.meta.tasks.index)
-        self._images = _decode(repo_id, root, self.meta) if images else {}
         chosen = range(self.meta.total_episodes) if episodes is None else episodes
         self.frames = _frames_of(self.meta, chosen, getattr(config, "drop_n_last_frames", 0))
+        seen = config.input_features or self.meta.camera_keys
+        cameras = [key for key in self.meta.camera_keys if key in seen]
+        self._images = _decode(repo_id, root, cameras, chosen) if images else {}
 
     def batch(self, index_B: Tensor) -> dict[str, Any]:
         """The samples of these frames, by their absolute index."""
@@ -90,16 +99,15 @@ def _bounds(dataset: LeRobotDataset) -> tuple[Tensor, Tensor]:
     return starts.repeat_interleave(lengths), ends.repeat_interleave(lengths)
 
 
-def _decode(repo_id: str, root: str | Path, meta: Any) -> dict[str, Tensor]:
-    """Every image, (F, 3, H, W) uint8 by camera."""
-    cameras = list(meta.camera_keys)
+def _decode(repo_id: str, root: str | Path, cameras: Sequence[str], episodes: Iterable[int]) -> dict[str, Tensor]:
+    """Every image of these episodes, (F, 3, H, W) uint8 by camera; nothing stands at the frames of others."""
     blocks = open_blocks(repo_id, root, cameras)
     images: dict[str, Tensor] = {}
-    for episode in range(meta.total_episodes):
+    for episode in sorted(set(episodes)):
         for first, block in episode_blocks(blocks, episode, cameras):
             for camera, frames in block.items():
                 if camera not in images:
-                    images[camera] = torch.empty(meta.total_frames, *frames.shape[1:], dtype=torch.uint8)
+                    images[camera] = torch.empty(blocks.meta.total_frames, *frames.shape[1:], dtype=torch.uint8)
                 images[camera][first : first + len(frames)] = (frames * 255).round().byte()
     return images
 
@@ -110,7 +118,14 @@ def _frames_of(meta: Any, episodes: Sequence[int], drop_last: int) -> Tensor:
     if unknown:
         raise PolicyError(f"episodes {unknown} are not in the dataset, which has 0 ... {meta.total_episodes - 1}")
     bounds = [(meta.episodes[e]["dataset_from_index"], meta.episodes[e]["dataset_to_index"]) for e in episodes]
-    return torch.cat([torch.arange(start, max(start, end - drop_last)) for start, end in bounds])
+    frames = torch.cat([torch.arange(0), *(torch.arange(start, max(start, end - drop_last)) for start, end in bounds)])
+    if not len(frames):
+        longest = max((end - start for start, end in bounds), default=0)
+        raise PolicyError(
+            f"no frame to train on: {len(bounds)} episodes of at most {longest} frames are chosen, and the policy "
+            f"leaves out the last {drop_last} of each (drop_n_last_frames)"
+        )
+    return frames
 
 
 def _as_float(values: Tensor) -> Tensor:

@@ -14,11 +14,13 @@ from typing import Any
 
 import torch
 from lerobot.configs import PreTrainedConfig
+from lerobot.datasets.dataset_metadata import LeRobotDatasetMetadata
 from lerobot.policies import make_policy, make_pre_post_processors
 from lerobot.policies.pretrained import PreTrainedPolicy
 from torch import Tensor
 
 from lerobot_policy_omnistream.errors import PolicyError
+from lerobot_policy_omnistream.feature_cache import write_whole
 from lerobot_policy_omnistream.table import FrameTable
 
 # Steps of the schedule of a run that is limited by time.
@@ -78,8 +80,8 @@ def train_policy(
     """
     torch.manual_seed(settings.seed)
     cached = getattr(config, "feature_cache", None)
+    policy = make_policy(config, ds_meta=LeRobotDatasetMetadata("local/dataset", root=root))
     table = FrameTable(root, config, episodes=settings.episodes, images=not cached)
-    policy = make_policy(config, ds_meta=table.meta)
     before, after = make_pre_post_processors(config, dataset_stats=table.meta.stats)
     report = _run(policy, before, table, settings, show)
     if out is not None:
@@ -152,14 +154,21 @@ def _scheduler(config: PreTrainedConfig, optimizer: Any, steps: int) -> Any:
 def _save(
     out: Path, policy: PreTrainedPolicy, before: Any, after: Any, settings: TrainSettings, report: TrainReport
 ) -> None:
+    """``training.json`` comes last and whole: where it is, the rest is, too."""
+    note = out / "training.json"
+    note.unlink(missing_ok=True)
     policy.save_pretrained(out)
     before.save_pretrained(out)
     after.save_pretrained(out)
-    (out / "training.json").write_text(json.dumps({"settings": asdict(settings), "report": asdict(report)}, indent=1))
+    write_whole(note, json.dumps({"settings": asdict(settings), "report": asdict(report)}, indent=1))
 
 
 def parse_episodes(text: str | None) -> Sequence[int] | None:
-    """``"0-7,9"`` as numbers."""
+    """``"0-7,9"`` as numbers; None as it is.
+
+    Raises:
+        PolicyError: other text, a range without numbers.
+    """
     if text is None:
         return None
     episodes: list[int] = []
@@ -167,5 +176,7 @@ def parse_episodes(text: str | None) -> Sequence[int] | None:
         first, _, last = part.partition("-")
         if not first.isdigit() or (last and not last.isdigit()):
             raise PolicyError(f"episodes {text!r}: numbers and ranges such as 0-7,9 are needed")
+        if int(last or first) < int(first):
+            raise PolicyError(f"episodes {text!r}: {part} has none; the lower number comes first")
         episodes += range(int(first), int(last or first) + 1)
     return tuple(episodes)

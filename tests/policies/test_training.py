@@ -5,18 +5,21 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
+from lerobot.policies import make_pre_post_processors
 from lerobot.policies.act.configuration_act import ACTConfig
 from lerobot.policies.factory import get_policy_class
 
-from lerobot_policy_omnistream import PolicyError, cli
+from lerobot_policy_omnistream import PolicyError, cli, table
+from lerobot_policy_omnistream.encoder import build_encoder
 from lerobot_policy_omnistream.modeling_omnistream import OmnistreamPolicy
 from lerobot_policy_omnistream.table import FrameTable
 from lerobot_policy_omnistream.training import TrainSettings, parse_episodes, train_policy
 
-from .conftest import SIZES_HW, SMALL, small_config, training_batch
+from .conftest import FRONT, SIZES_HW, SMALL, WRIST, make, observation, small_config, training_batch
 
 INDICES = (0, 3, 6, 7, 11, 13, 20)
 
@@ -49,13 +52,66 @@ def test_training_from_cached_features_lowers_the_loss_and_saves_a_policy(datase
     loaded = OmnistreamPolicy.from_pretrained(tmp_path / "policy")
     batch = before(training_batch(config, dataset))
     assert torch.equal(loaded(batch)[0], policy(batch)[0])
+    for trained in (policy, loaded):
+        assert trained.encoder.key() == build_encoder(small_config()).key(), "the backbone is not what it was"
+
+
+def test_a_killed_run_never_says_that_it_is_finished(dataset, float_cache, tmp_path, monkeypatch):
+    """Not even over a finished one, whatever part it was killed at."""
+    from lerobot.processor import PolicyProcessorPipeline
+
+    def train():
+        config = small_config(feature_cache=str(float_cache))
+        train_policy(config, dataset.root, TrainSettings(steps=1, batch_size=2), tmp_path)
+
+    def killed(*arguments, **settings):
+        raise KeyboardInterrupt
+
+    for part, method in ((OmnistreamPolicy, "save_pretrained"), (PolicyProcessorPipeline, "save_pretrained")):
+        train()
+        assert json.loads((tmp_path / "training.json").read_text())["report"]["steps"] == 1
+        with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+            patch.setattr(part, method, killed)
+            train()
+        assert not (tmp_path / "training.json").exists()
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "replace", killed)
+        train()
+    assert not (tmp_path / "training.json").exists() and (tmp_path / "model.safetensors").exists()
 
 
 def test_held_out_episodes_are_never_seen(dataset):
-    table = FrameTable(dataset.root, small_config(), episodes=(0, 2), images=False)
-    assert table.frames.tolist() == [*range(7), *range(12, 21)]
+    held_in = FrameTable(dataset.root, small_config(), episodes=(0, 2), images=False)
+    assert held_in.frames.tolist() == [*range(7), *range(12, 21)]
     with pytest.raises(PolicyError, match=r"episodes \[5\] are not in the dataset, which has 0 ... 2"):
         FrameTable(dataset.root, small_config(), episodes=(5,), images=False)
+
+
+def test_only_what_is_trained_on_is_decoded(dataset, monkeypatch):
+    decoded, whole = [], table.episode_blocks
+    monkeypatch.setattr(
+        table,
+        "episode_blocks",
+        lambda blocks, episode, keys: decoded.append((episode, keys)) or whole(blocks, episode, keys),
+    )
+    config = small_config(cameras=[WRIST])
+    make(config, dataset)
+    ours = FrameTable(dataset.root, config, episodes=(2, 0, 2)).batch(torch.tensor([0, 6, 12, 20]))
+    assert decoded == [(0, [WRIST]), (2, [WRIST])]
+    theirs = training_batch(config, dataset, (0, 6, 12, 20))
+    torch.testing.assert_close(ours[WRIST], theirs[WRIST])
+    assert FRONT not in ours
+
+
+def test_no_frame_to_train_on_is_named(dataset, float_cache):
+    with pytest.raises(PolicyError, match=r"no frame to train on: 0 episodes .* are chosen"):
+        FrameTable(dataset.root, small_config(), episodes=(), images=False)
+    config = small_config(feature_cache=str(float_cache))
+    config.drop_n_last_frames = 7  # as LeRobot's Diffusion has it
+    settings = {"steps": 1, "batch_size": 2}
+    with pytest.raises(PolicyError, match=r"2 episodes of at most 7 frames .* leaves out the last 7 of each"):
+        train_policy(config, dataset.root, TrainSettings(**settings, episodes=(0, 1)))
+    assert FrameTable(dataset.root, config, images=False).frames.tolist() == [12, 13]
 
 
 def test_all_of_the_time_given_is_used(dataset, float_cache, monkeypatch):
@@ -98,6 +154,8 @@ def test_settings_of_a_run():
     assert parse_episodes("0-2,5") == (0, 1, 2, 5) and parse_episodes(None) is None
     with pytest.raises(PolicyError, match="episodes 'all': numbers and ranges"):
         parse_episodes("all")
+    with pytest.raises(PolicyError, match="episodes '0,5-3': 5-3 has none"):
+        parse_episodes("0,5-3")
     with pytest.raises(PolicyError, match="exactly one of them"):
         TrainSettings()
 
@@ -125,6 +183,28 @@ def test_the_commands_cache_and_train(dataset, tmp_path, monkeypatch, capsys):
     assert not run(cli.train_main, dataset.root, "--out", policy, "--steps", 3, *fields, monkeypatch=monkeypatch)
     assert "3 steps, loss" in capsys.readouterr().out
     assert json.loads((policy / "training.json").read_text())["report"]["steps"] == 3
+
+
+def test_one_of_two_cameras_serves(dataset, tmp_path, monkeypatch):
+    """Its features alone are cached; trained on them, the policy looks at nothing else."""
+    cache, out = tmp_path / "cache", tmp_path / "policy"
+    arguments = [dataset.root, "--camera", FRONT, "--dtype", "float32", "--out", cache, *settings_of()]
+    assert not run(cli.cache_main, *arguments, monkeypatch=monkeypatch)
+    both, one = small_config(feature_cache=str(cache)), settings_of(feature_cache=str(cache), cameras=[FRONT])
+    with pytest.raises(PolicyError, match=f"has no '{WRIST}'"):
+        make(both, dataset)
+    assert not run(cli.train_main, dataset.root, "--out", out, "--steps", 3, *one, monkeypatch=monkeypatch)
+    policy = OmnistreamPolicy.from_pretrained(out)
+    assert list(policy.config.input_features) == [FRONT, "observation.state"]
+    before, _ = make_pre_post_processors(policy.config, pretrained_path=str(out))
+    cached = policy(before(training_batch(policy.config, dataset)))[0]
+    policy.config.feature_cache = None
+    torch.testing.assert_close(policy(before(training_batch(policy.config, dataset)))[0], cached, atol=1e-5, rtol=1e-5)
+    seen = before(observation(2, 0))
+    action = policy.select_action(seen)
+    policy.reset()
+    assert torch.equal(policy.select_action(seen | {WRIST: torch.zeros_like(seen[WRIST])}), action)
+    assert policy.select_action({key: value for key, value in seen.items() if key != WRIST}).shape == action.shape
 
 
 def test_the_commands_name_what_is_wrong(dataset, tmp_path, monkeypatch, capsys):
@@ -164,3 +244,4 @@ def test_lerobot_train_runs_it(dataset, tmp_path):
     assert done.returncode == 0, done.stderr[-2000:]
     loaded = OmnistreamPolicy.from_pretrained(tmp_path / "run/checkpoints/last/pretrained_model")
     assert loaded.config.fps == 10
+    assert loaded.encoder.key() == build_encoder(small_config()).key(), "the backbone is not what it was"
