@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +12,7 @@ import pytest
 import torch
 
 from lerobot_policy_omnistream import PolicyError, feature_cache
+from lerobot_policy_omnistream.configuration_omnistream import HEADS
 from lerobot_policy_omnistream.encoder import Streams, build_encoder
 from lerobot_policy_omnistream.feature_cache import (
     Augmentation,
@@ -19,11 +21,22 @@ from lerobot_policy_omnistream.feature_cache import (
     dataset_hash,
     open_blocks,
 )
+from lerobot_policy_omnistream.modeling_omnistream import OmnistreamPolicy
 
-from .conftest import FRONT, LENGTHS, SIZES_HW, make, small_config, training_batch, write_cache, write_dataset
+from .conftest import (
+    FRONT,
+    LENGTHS,
+    SIZES_HW,
+    make,
+    observation,
+    small_config,
+    training_batch,
+    write_cache,
+    write_dataset,
+)
 
 
-@pytest.mark.parametrize("head", ["regression", "flow"])
+@pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize(("dtype", "tolerance"), [("float32", 1e-5), ("bfloat16", 2e-2)])
 def test_cached_and_computed_features_give_the_same_loss(dataset, tmp_path, head, dtype, tolerance):
     out = write_cache(dataset, tmp_path / "cache", small_config(), dtype=dtype)
@@ -98,12 +111,14 @@ def test_recordings_are_read_once_as_long_as_they_stay(tmp_path, monkeypatch):
 
 
 def test_deployed_it_needs_no_cache(dataset, float_cache, tmp_path):
-    policy, *_ = make(small_config(feature_cache=str(float_cache)), dataset)
+    cache = shutil.copytree(float_cache, tmp_path / "cache")
+    policy, before, _ = make(small_config(feature_cache=str(cache)), dataset)
     policy.save_pretrained(tmp_path / "policy")
-    policy.config.feature_cache = str(tmp_path / "gone")
-    from .conftest import observation
-
-    assert policy.select_action(observation(1, 0)).shape == (1, 2)
+    shutil.rmtree(cache)
+    loaded = OmnistreamPolicy.from_pretrained(tmp_path / "policy")
+    assert loaded.config.feature_cache == str(cache)
+    seen = before(observation(1, 0))
+    assert torch.equal(loaded.select_action(seen), policy.select_action(seen))
 
 
 def test_a_killed_run_goes_on(dataset, tmp_path, monkeypatch):

