@@ -46,14 +46,22 @@ class Robot:
     def __init__(self, process: Process, peer: Peer, kind: type = JointTrajectory) -> None:
         self.process, self.peer = process, peer
         self.commands = peer.listen(COMMAND, kind)
-        self.stamp_ns = 1_700_000_000_000_000_000
+        self.stamp_ns = time.time_ns()
         self.grey, self.joints = 100, {"elbow": 0.5, "gripper": 9.0, "shoulder": 0.25}
 
-    def live(self, seconds: float, *, camera: bool = True, frozen: bool = False, joints: bool = True) -> list[Any]:
-        """Publish for so long; the commands that came meanwhile."""
+    def live(
+        self,
+        seconds: float,
+        *,
+        camera: bool = True,
+        frozen: bool = False,
+        behind_s: float = 0.0,
+        joints: bool = True,
+    ) -> list[Any]:
+        """Publish for so long, images stamped ``behind_s`` ago; the commands that came meanwhile."""
         before, end_s = len(self.commands), time.monotonic() + seconds
         while time.monotonic() < end_s:
-            self.stamp_ns += 0 if frozen else round(PERIOD_S * 1e9)
+            self.stamp_ns = self.stamp_ns if frozen else time.time_ns() - round(behind_s * 1e9)
             if camera:
                 image = image_message(np.full((48, 64, 3), self.grey, np.uint8), self.stamp_ns)
                 self.peer.publish("/front/image_raw", image)
@@ -152,6 +160,30 @@ def test_without_fresh_input_it_holds_and_says_so(robot, what, sentence):
     assert int(robot.figure("resets")) > resets, "the policy began anew"
 
 
+def test_pictures_that_come_late_are_not_acted_on(robot):
+    robot.grey = 120
+    robot.live(1.0)
+    robot.live(0.5, behind_s=5.0)
+    robot.grey = 220
+    held = positions(robot.live(1.5, behind_s=5.0))
+    assert robot.peer.sentence().startswith("holding: the newest on /front/image_raw was stamped 5."), "as old as it is"
+    assert "holding: the newest on /front/image_raw was stamped" in robot.process.text()
+    assert len(held) > 5
+    np.testing.assert_allclose(held, [[1.2, 0.75]] * len(held), err_msg="the last position, again and again")
+    robot.until_it_acts()
+
+
+def test_stamps_of_a_clock_that_is_ahead_count_from_their_arrival(robot):
+    robot.grey = 120
+    robot.live(1.0, behind_s=-3600.0)
+    commands = robot.live(1.5, behind_s=-3600.0)
+    assert len(commands) > 5 and robot.peer.sentence() == "acting"
+    np.testing.assert_allclose(positions(commands)[-1], [1.2, 0.75])
+    robot.live(MAX_AGE_S + 1.2, camera=False)
+    assert robot.peer.sentence().startswith("holding: nothing new on /front/image_raw for")
+    robot.until_it_acts()
+
+
 def test_joints_that_are_missing_are_named(robot):
     robot.joints = {"wrist": 1.0, "elbow": 0.5}
     try:
@@ -183,11 +215,8 @@ def test_an_action_that_is_no_number_is_not_sent(robot):
 
 
 def test_a_picture_of_another_aspect_is_refused(robot):
-    image = image_message(np.zeros((64, 64, 3), np.uint8), 1)
     for _ in range(40):
-        robot.stamp_ns += 1
-        image.header.stamp.nanosec = robot.stamp_ns % 10**9
-        robot.peer.publish("/front/image_raw", image)
+        robot.peer.publish("/front/image_raw", image_message(np.zeros((64, 64, 3), np.uint8), time.time_ns()))
         robot.live(0.03, camera=False)
     robot.process.wait_for("64x64 px; the policy was trained on 64x48", 10)
 

@@ -7,8 +7,12 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import rclpy
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rclpy.context import Context
+from rclpy.lifecycle import TransitionCallbackReturn
+from rclpy.parameter import Parameter
 from ros_harness import WORKSPACE
 from sensor_msgs.msg import JointState
 from std_msgs.msg import Float64MultiArray
@@ -19,6 +23,7 @@ from omnistream_policy.commands import command_maker, state_of, state_reader
 from omnistream_policy.limits import Limits
 from omnistream_policy.parameters import PolicySettings
 from omnistream_policy.policy import LeRobotPolicy, PolicyShape
+from omnistream_policy.policy_node import PolicyNode
 from omnistream_policy.watch import Watch
 from omnistream_ros.conversions import stamp_message
 from omnistream_ros.parameters import defaults, markdown_table, ranges
@@ -55,6 +60,23 @@ def test_watch_knows_news_from_repetition():
     assert watch.complaint(1.5, 0.3) == "nothing on /a yet", "a stamp from before is no news"
     watch.heard("/a", 1.6, 6)
     assert watch.complaint(1.6, 0.3) == ""
+
+
+def test_age_counts_from_the_stamp_where_there_is_one_that_can_be_believed():
+    clock_ns = 1_700_000_000_000_000_000
+    watch = Watch(("/a",))
+    watch.heard("/a", 1.0, clock_ns - 200_000_000, clock_ns)
+    assert watch.age_s("/a", 1.05) == pytest.approx(0.25) and watch.complaint(1.05, 0.3) == ""
+    assert watch.complaint(1.15, 0.3) == "the newest on /a was stamped 0.35 s ago (max_age_s 0.3)"
+    assert watch.complaint(1.5, 0.3) == "nothing new on /a for 0.50 s (max_age_s 0.3)"
+    watch.heard("/a", 2.0, clock_ns - 5_000_000_000, clock_ns)
+    assert watch.complaint(2.0, 0.3) == "the newest on /a was stamped 5.00 s ago (max_age_s 0.3)"
+    for stamp_ns in (0, clock_ns + 3_600_000_000_000):  # none; of another clock, an hour ahead
+        watch.heard("/a", 3.0, stamp_ns, clock_ns)
+        assert watch.complaint(3.2, 0.3) == ""
+        assert watch.complaint(3.4, 0.3) == "nothing new on /a for 0.40 s (max_age_s 0.3)"
+    watch.heard("/a", 4.0, clock_ns, 0)  # with use_sim_time, before the first /clock
+    assert watch.complaint(4.2, 0.3) == "" and watch.complaint(4.4, 0.3) != ""
 
 
 class Recorder:
@@ -231,6 +253,45 @@ def test_another_rate_than_that_of_the_data_is_said():
     assert Recorder.shape.rate_complaint(20.0) == "", "unknown"
 
 
+class Told:
+    """A policy with a text encoder."""
+
+    shape = PolicyShape(
+        images_hw={"observation.images.front": (48, 64)}, state_size=0, action_size=2, text_encoder="minilm"
+    )
+
+    def __init__(self, settings):
+        pass
+
+    def reset(self):
+        pass
+
+
+@pytest.fixture
+def told(domain):
+    """The policy node, in this process, with a policy that must be told what to do."""
+    context = Context()
+    rclpy.init(context=context, domain_id=domain)
+    overrides = {"command_kind": "velocity", "command_type": "float64_multi_array"}
+    parameters = [Parameter(name, value=value) for name, value in overrides.items()]
+    node = PolicyNode(policy_factory=Told, context=context, parameter_overrides=parameters)
+    yield node
+    node.destroy_node()
+    rclpy.shutdown(context=context)
+
+
+def test_a_policy_that_is_told_what_to_do_does_nothing_without_a_task(told):
+    complaint = "task = '': the policy has a text_encoder (minilm) and must be told what to do"
+    assert Told.shape.task_complaint("") == complaint and Told.shape.task_complaint("lift the cube") == ""
+    assert Recorder.shape.task_complaint("") == "", "it is not told"
+    assert told.trigger_configure() == TransitionCallbackReturn.FAILURE
+    told.set_parameters([Parameter("task", value="lift the cube")])
+    assert told.trigger_configure() == TransitionCallbackReturn.SUCCESS
+    assert told._reason_to_hold(0.0) == "nothing on /front/image_raw yet"
+    told.set_parameters([Parameter("task", value="")])
+    assert told._reason_to_hold(0.0) == complaint, "it may be changed while the policy acts"
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
@@ -296,6 +357,11 @@ def test_policies_that_are_not_there_or_ask_for_more_are_refused(tmp_path):
         LeRobotPolicy(PolicySettings())
     with pytest.raises(CheckpointError, match="LeRobot loads no policy from there"):
         LeRobotPolicy(PolicySettings(policy=str(tmp_path)))
+    action = PolicyFeature(FeatureType.ACTION, (7,))
+    told = SimpleNamespace(
+        image_features={}, input_features={}, output_features={"action": action}, text_encoder="minilm"
+    )
+    assert shape_of(told).text_encoder == "minilm"
     feature = PolicyFeature(FeatureType.ENV, (9,))
     config = SimpleNamespace(image_features={}, input_features={"observation.environment_state": feature})
     with pytest.raises(ConfigError, match=r"asks for observation\.environment_state; topics bring images and"):

@@ -20,7 +20,11 @@ class PolicySettings:
 
     rate_hz: float = setting(20.0, "commands a second: the rate of the data it was trained on", low=0.1, high=1000.0)
     max_age_s: float = setting(
-        0.3, "an image, a state or a decision older than this: hold, seconds", low=0.01, high=60.0, live=True
+        0.3,
+        "an image or a state stamped, or a decision begun, longer ago than this: hold, seconds",
+        low=0.01,
+        high=60.0,
+        live=True,
     )
     transport: str = setting("raw", "image_raw, or image_raw/compressed", choices=("raw", "compressed"))
     image_qos: str = setting("sensor_data", "reliability asked of the cameras", choices=("sensor_data", "reliable"))

@@ -33,12 +33,20 @@ class PolicyShape:
         state_size: numbers of ``observation.state``; 0 without one.
         action_size: numbers of an action.
         rate_hz: of the data it was trained on; None where the policy does not keep it.
+        text_encoder: of a policy that is told what to do; None for any other, and where LeRobot's own do not say.
     """
 
     images_hw: Mapping[str, tuple[int, int]]
     state_size: int
     action_size: int
     rate_hz: float | None = None
+    text_encoder: str | None = None
+
+    def task_complaint(self, task: str) -> str:
+        """A sentence where a policy that is told what to do is told nothing; "" where not."""
+        if self.text_encoder is None or task.strip():
+            return ""
+        return f"task = {task!r}: the policy has a text_encoder ({self.text_encoder}) and must be told what to do"
 
     def rate_complaint(self, rate_hz: float) -> str:
         """A sentence where actions made for one rate are commanded at another; "" where not, or where it is unknown."""
@@ -290,4 +298,5 @@ def shape_of(config: Any) -> PolicyShape:
         state_size=state.shape[0] if state else 0,
         action_size=config.output_features[ACTION].shape[0],
         rate_hz=getattr(config, "fps", None),
+        text_encoder=getattr(config, "text_encoder", None),
     )

@@ -54,6 +54,7 @@ class PolicyNode(ManagedNode):
         self._throttle = Throttle()
         self._is_active, self._is_enabled = False, True
         self._acting: Acting | None = None
+        self._task_complaint: Callable[[str], str] = lambda task: ""
         self._worker: Worker[Observation] | None = None
         self._made: list[Callable[[], Any]] = []  # how to take back what configure made
         self._forget_inputs()
@@ -80,6 +81,8 @@ class PolicyNode(ManagedNode):
         try:
             settings = self._table.settings()
             policy = self._policy_factory(settings)
+            if complaint := policy.shape.task_complaint(settings.task):
+                raise ConfigError(complaint)
             make_command = command_maker(settings, policy.shape.action_size)
             read_state = state_reader(settings, policy.shape.state_size, policy.shape.action_size)
             limits = Limits.of(settings, policy.shape.action_size)
@@ -95,7 +98,7 @@ class PolicyNode(ManagedNode):
 
         kind = RealTimeActing if isinstance(policy, RealTimePolicy) else Acting
         acting = kind(policy, limits, settings, decode, send)
-        self._acting = acting
+        self._acting, self._task_complaint = acting, policy.shape.task_complaint
         self._worker = Worker(Mailbox(1), lambda frames: acting.act(frames[0]), self._on_worker_error)
         self._made.append(self._worker.stop)
         self._subscribe(settings, policy, read_state)
@@ -160,7 +163,7 @@ class PolicyNode(ManagedNode):
 
     def _on_image(self, key: str, message: Image | CompressedImage) -> None:
         self._images[key] = message
-        self._watch.heard(self._topics[key], time.monotonic(), stamp_ns_of(message.header.stamp))
+        self._heard(self._topics[key], stamp_ns_of(message.header.stamp))
 
     def _on_state(self, read_state: ReadState, message: JointState | Float64MultiArray) -> None:
         try:
@@ -170,7 +173,10 @@ class PolicyNode(ManagedNode):
             return
         self._state_complaint = ""
         header = getattr(message, "header", None)
-        self._watch.heard(self._topics["state"], time.monotonic(), stamp_ns_of(header.stamp) if header else 0)
+        self._heard(self._topics["state"], stamp_ns_of(header.stamp) if header else 0)
+
+    def _heard(self, topic: str, stamp_ns: int) -> None:
+        self._watch.heard(topic, time.monotonic(), stamp_ns, self.get_clock().now().nanoseconds)
 
     def _on_set_enabled(self, request: SetBool.Request, response: SetBool.Response) -> SetBool.Response:
         self._is_enabled = request.data
@@ -213,11 +219,13 @@ class PolicyNode(ManagedNode):
 
     def _reason_to_hold(self, now_s: float) -> str:
         assert self._acting is not None
-        max_age_s = self._table.settings().max_age_s
+        max_age_s, task_complaint = self._table.settings().max_age_s, self._task_complaint(self._table.settings().task)
         if not self._is_enabled:
             return "disabled by set_enabled"
         if self._state_complaint:
             return self._state_complaint
+        if task_complaint:
+            return task_complaint
         busy_s = self._acting.busy_s(now_s)
         if busy_s > max_age_s:
             return f"the policy has been deciding for {busy_s:.2f} s (max_age_s {max_age_s:g})"
@@ -228,8 +236,10 @@ class PolicyNode(ManagedNode):
         begins = not self._holding
         self._holding = reason
         self._acting.hold()
-        if begins:
+        is_said_again = self._throttle("holding") is not None and self._is_enabled  # a hold that was asked for, once
+        if begins or is_said_again:
             self.get_logger().warning(f"holding: {reason}")
+        if begins:
             self._publish_diagnostics()
 
     def _wait(self, reason: str) -> None:
