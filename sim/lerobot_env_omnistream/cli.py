@@ -29,7 +29,11 @@ FirstSeed = Annotated[int, typer.Option(help="Seed of the first episode; the oth
 Workers = Annotated[int, typer.Option(help="Processes that run episodes.", min=1)]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="FIELD=VALUE", help="Any field of the environment, e.g. camera_jitter_m=0.02."),
+    typer.Option(
+        "--set",
+        metavar="FIELD=VALUE",
+        help="Any field of the environment: depth=true, or a list of names: 'cameras=[\"agentview\"]'.",
+    ),
 ]
 
 
@@ -92,7 +96,7 @@ def record(
         row = bar.add_task(task, total=episodes * len(config.single_tasks()))
 
         def show(progress: Progress) -> None:
-            bar.update(row, completed=progress.recorded, description=f"{task} ({progress.failed} failed)")
+            bar.update(row, completed=progress.recorded, description=f"{task} ({progress.failed} not recorded)")
 
         record_episodes(config, episodes, out, first_seed=first_seed, workers=workers, takeover=takeover, show=show)
     print(f"{episodes * len(config.single_tasks())} episodes in {out}")

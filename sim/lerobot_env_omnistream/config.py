@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from numbers import Integral, Real
+from typing import Any, get_type_hints
 
 import gymnasium as gym
 from lerobot.configs import FeatureType, PolicyFeature
@@ -43,8 +44,8 @@ class RobosuiteEnvConfig(EnvConfig):
     """One robosuite task with its cameras, control, randomisation and stress.
 
     Raises:
-        SimError: a value outside its range, or a task, robot, controller, camera or state key that does not exist;
-            the message names the value and the valid choices.
+        SimError: a value of another type or outside its range, or a task, robot, controller, camera or state key that
+            does not exist; the message names the value and the valid choices.
     """
 
     task: str | None = "Lift"
@@ -98,6 +99,7 @@ class RobosuiteEnvConfig(EnvConfig):
     features_map: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_ranges(self, RANGES)
         self._check_choices()
         description = self.describe()
@@ -184,6 +186,27 @@ def vector_of(make_one: Callable[[], gym.Env], n_envs: int, use_async_envs: bool
         return _LazyAsyncVectorEnv([make_one] * n_envs, *spaces)
     frozen = [freeze_after_episode_end(make_one) for _ in range(n_envs)]
     return gym.vector.SyncVectorEnv(frozen, autoreset_mode=gym.vector.AutoresetMode.NEXT_STEP)
+
+
+# What a field of each type takes, and in words.
+TYPES: dict[Any, tuple[Any, str]] = {
+    bool: (bool, "true or false"),
+    int: (Integral, "a whole number"),
+    float: (Real, "a number"),
+    str: (str, "text"),
+    str | None: (str | None, "text"),
+    list[str]: (list | tuple, 'a list of names, as ["first", "second"],'),
+}
+
+
+def check_types(config: EnvConfig) -> None:
+    """Raises SimError for the first field that the user sets to a value of another type than its own."""
+    hints = get_type_hints(type(config))
+    for name, value in config.settings().items():
+        types, words = TYPES[hints[name]]
+        fits = isinstance(value, types) and isinstance(value, bool) == (hints[name] is bool)
+        if not fits or (isinstance(value, list | tuple) and not all(isinstance(entry, str) for entry in value)):
+            raise SimError(f"{name} is {value!r}; {words} is needed")
 
 
 def check_ranges(config: EnvConfig, ranges: dict[str, tuple[float, float, str]]) -> None:

@@ -16,7 +16,7 @@ from lerobot.configs import FeatureType, PolicyFeature
 from lerobot.envs.configs import EnvConfig
 from lerobot.utils.constants import ACTION, OBS_IMAGE, OBS_STATE
 
-from lerobot_env_omnistream.config import check_ranges, vector_of
+from lerobot_env_omnistream.config import check_ranges, check_types, vector_of
 from lerobot_env_omnistream.errors import SimError
 from lerobot_env_omnistream.rendering import CameraRenderer, choose_backend
 
@@ -42,7 +42,8 @@ class MetaworldEnvConfig(EnvConfig):
     """Meta-World tasks, one camera (corner2), hand and gripper as state.
 
     Raises:
-        SimError: a value outside its range or an unknown task; the message names the value and the valid choices.
+        SimError: a value of another type or outside its range, or an unknown task; the message names the value and the
+            valid choices.
     """
 
     robot: ClassVar[str] = "Sawyer"
@@ -61,6 +62,7 @@ class MetaworldEnvConfig(EnvConfig):
     features_map: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        check_types(self)
         check_ranges(self, RANGES)
         self.task_names()
         self.features = {
