@@ -64,7 +64,7 @@ def record(
 
     Raises:
         SimError: there is no expert or no camera, ``out`` holds something else, a recording with other settings was
-            begun there or is under way, the expert fails too often, or the policy of ``takeover`` does not load.
+            begun there or is under way, too many seeds give no success, or the policy of ``takeover`` does not load.
     """
     _check(config, episodes, workers)
     tasks = config.single_tasks()
@@ -208,7 +208,8 @@ def _fill(
     if len(done) >= wanted:
         return
     running = {}
-    with ProcessPoolExecutor(workers, mp_context=multiprocessing.get_context("forkserver")) as pool:
+    context, initializer = multiprocessing.get_context("forkserver"), _take_one_thread if workers > 1 else None
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=initializer) as pool:
         while len(done) < wanted:
             while len(running) < workers and len(done) + len(running) < wanted:
                 seed = next(seeds)
@@ -217,7 +218,21 @@ def _fill(
                 (done if future.result() else failed).add(running.pop(future))
             show(Progress(recorded=len(done), failed=len(failed), wanted=wanted))
             if len(failed) > allowed:
-                raise SimError(f"the expert failed on {len(failed)} seeds and succeeded on {len(done)}: giving up")
+                raise SimError(_hopeless(len(failed), len(done), takeover))
+
+
+def _hopeless(failed: int, done: int, takeover: Takeover | None) -> str:
+    if takeover is None:
+        return f"the expert failed on {failed} seeds and succeeded on {done}: giving up"
+    left_out = f"{failed} seeds were left out, ended by the policy itself or failed by the expert"
+    return f"{left_out}, and {done} recorded: giving up"
+
+
+def _take_one_thread() -> None:
+    """In each of several workers: the policy of a takeover would take every core."""
+    import torch
+
+    torch.set_num_threads(1)
 
 
 def _seeds(parts: Path, prefix: str) -> set[int]:

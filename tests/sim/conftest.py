@@ -10,6 +10,8 @@ import pytest
 pytest.importorskip("lerobot")
 pytest.importorskip("robosuite")
 
+import torch
+
 from lerobot_env_omnistream import RobosuiteEnvConfig, recording
 from lerobot_env_omnistream.env import RobosuiteEnv
 
@@ -50,8 +52,10 @@ class SameProcessPool:
 
     dies_at = None
 
-    def __init__(self, *args, **kwargs):
+    def __init__(self, *args, initializer=None, **kwargs):
         self.submitted = 0
+        if initializer is not None:
+            initializer()
 
     def __enter__(self):
         return self
@@ -73,4 +77,6 @@ def one_process(monkeypatch):
     """Recording without worker processes."""
     monkeypatch.setattr(recording, "ProcessPoolExecutor", SameProcessPool)
     monkeypatch.setattr(SameProcessPool, "dies_at", None)
-    return monkeypatch
+    threads = torch.get_num_threads()
+    yield monkeypatch
+    torch.set_num_threads(threads)

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import torch
 
-from lerobot_env_omnistream import RobosuiteEnvConfig, SimError, takeover
+from lerobot_env_omnistream import RobosuiteEnvConfig, SimError, recording, takeover
 from lerobot_env_omnistream.recording import record, run_episode
 from lerobot_env_omnistream.takeover import Pilot, Takeover
 
@@ -75,6 +77,27 @@ def test_what_the_policy_ends_by_itself_is_not_recorded(make_env, monkeypatch):
 
     monkeypatch.setattr(takeover, "_pilot", lambda policy, env: Scripted())
     assert run_episode(env, 0, Takeover(policy="the expert", steps=100_000)) == []
+
+
+@pytest.mark.parametrize(("workers", "threads"), [(1, 2), (2, 1)])
+def test_hopeless_corrections_blame_no_one_and_several_workers_take_a_thread_each(
+    tmp_path, one_process, workers, threads
+):
+    class Idle:
+        def reset(self) -> None: ...
+
+        def act(self, observation, task) -> np.ndarray:
+            assert torch.get_num_threads() == threads
+            return np.zeros(7)
+
+    one_process.setattr(recording, "FAILURES_ALLOWED", 1)
+    one_process.setattr(takeover, "_pilot", lambda policy, env: Idle())
+    torch.set_num_threads(2)
+    message = "4 seeds were left out, ended by the policy itself or failed by the expert, and 0 recorded: giving up"
+    with pytest.raises(SimError, match=message):
+        record(
+            replace(SMALL, episode_length=2), 1, tmp_path / "lift", workers=workers, takeover=Takeover(policy="idle")
+        )
 
 
 @pytest.mark.parametrize("task", ["Lift", "Stack"])
