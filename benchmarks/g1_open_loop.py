@@ -41,7 +41,6 @@ OURS: dict[str, Any] = {"relative_actions": True}
 CANDIDATES: dict[str, tuple[str, dict[str, Any], int]] = {
     "ours": ("omnistream", OURS, 128),
     "ours-absolute": ("omnistream", {}, 128),
-    "ours-random": ("omnistream", OURS | {"backbone": "random:tiny"}, 128),
     "act": ("act", ACT.settings, 16),
 }
 
